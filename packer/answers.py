@@ -1,0 +1,309 @@
+"""A reply's text to checked rows. A row is what the reply itself closed and numbered; nothing is repaired or guessed.
+
+What is wrong with one row drops that row. What throws doubt on which row is whose rejects the reply whole:
+
+- another nonce, round the rows or in one: a reply to another request;
+- a number outside 1 to `count`: the model counts otherwise than the prompt (from 0, shifted, one text taken for two);
+- numbers that begin above 1: shifted, and cut before that showed at the end;
+- one number twice, unless both rows say the same and no number is missing (a model that repeats itself);
+- two answers that disagree (a draft, then the real one), or a key twice in an object that holds the rows.
+
+Numbers may come in any order: a row is matched by its number, never by its position. A row may have any of the three
+shapes, whichever the task asked for, since each names its number; a mapping ({"1": "spam"}) has no rows, since nothing
+of their own closes its entries. Where no answer gives a nonce, what begins a line is read: a bare array, JSON lines.
+A model that quotes an item's text does that within a line, or beside an answer that has the nonce.
+
+No proper prefix of an answer gives a row that the whole answer does not; nor does one of an answer that is wrapped in
+anything read here, but for a draft of the whole answer in a reasoning block, cut right behind that draft.
+
+One edit of an answer that has every number once gives no row for the wrong item, wherever it is a cut, lies within one
+row, or drops, repeats, moves or renumbers rows. What no reader can see is a whole label in the place of another: a
+model that confuses two items, that leaves one out and counts on without a gap, or bytes lost from the middle of one
+row to the middle of another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from packer.items import canonical_json
+from packer.json_scan import BadObject, Found, find_flaw, find_values, is_margin, show
+from packer.task import Task
+
+_MAX_DEFECTS = 100
+_MAX_SHOWN = 200
+_MAX_WRAPPERS = 4
+_ABSENT = object()  # no such key
+_MAX_DIGITS = 18  # of a row's number: int() takes quadratic time
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """What is wrong in a reply, and where: `path` is a JSON path (`$.answers[3].label`)."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.message} @ {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply once read and checked.
+
+    `rows` holds, by number, the task's spelling of the label, or the record's fields without the number. `defects`
+    is what was wrong, the first hundred. `rejected` tells that the alignment is in doubt; `rows` is then empty.
+    """
+
+    rows: Mapping[int, Any]
+    defects: tuple[Defect, ...] = ()
+    rejected: bool = False
+
+
+def parse_answer(text: str, *, task: Task, nonce: str, count: int) -> Answer:
+    """The rows that `text` gives for the `count` items of the pack `nonce`.
+
+    Raises nothing, whatever the text. Takes linear time, but for what a record's own checks take, and those run at
+    most once a number.
+    """
+    reader = _Reader(task, nonce, count)
+    try:
+        reader.read(find_values(text), text)
+    except _DefectError as doubt:
+        reader.report(doubt.path, doubt.message)
+        return Answer({}, tuple(reader.defects), rejected=True)
+    if len(reader.rows) != count:
+        reader.report("$", f"expected {count} answers, got {len(reader.rows) or 'none'}")
+    return Answer(reader.rows, tuple(reader.defects))
+
+
+class _DefectError(Exception):
+    """What is wrong, and where (from the row, while the row is read); `is_doubt` tells that the reply is rejected."""
+
+    def __init__(self, path: str, message: str, *, is_doubt: bool = False) -> None:
+        super().__init__(message)
+        self.path = path
+        self.message = message
+        self.is_doubt = is_doubt
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows that stand together in an array, or one `alone`; `named` where the nonce stands over them."""
+
+    path: str
+    rows: Sequence[Any]
+    named: bool
+    alone: bool = False
+
+    def path_of(self, index: int) -> str:
+        return self.path if self.alone else f"{self.path}[{index}]"
+
+
+class _Reader:
+    """Reads one reply. `_heard` is every number that a row gave, with its answer, None where that was no answer."""
+
+    def __init__(self, task: Task, nonce: str, count: int) -> None:
+        self.rows: dict[int, Any] = {}
+        self.defects: list[Defect] = []
+        self._task = task
+        self._nonce = nonce
+        self._count = count
+        self._fields = None if task.record_schema is None else frozenset(task.record_schema["properties"])
+        self._heard: dict[int, Any] = {}
+        self._longest = 0
+
+    def report(self, path: str, message: str) -> None:
+        if len(self.defects) < _MAX_DEFECTS:
+            self.defects.append(Defect(_printable(path), _printable(message)))
+
+    def read(self, values: Sequence[Found], text: str) -> None:
+        named: list[_Rows] = []
+        unnamed: list[_Rows] = []
+        for index, found in enumerate(values):
+            if not found.reasoning:
+                for rows in self._find_rows(found.value, "$" if len(values) == 1 else f"$[{index}]"):
+                    if rows.named:
+                        named.append(rows)
+                    elif found.leads and not found.after_error:
+                        unnamed.append(rows)
+        if named or unnamed:
+            self._read_all(named or unnamed)
+            if named:
+                self._compare(unnamed)
+        elif values and values[-1].reasoning and is_margin(text, values[-1].end):
+            self._read_all([rows for rows in self._find_rows(values[-1].value, "$") if rows.named])
+            if len(self.rows) != self._count:
+                self.rows.clear()
+
+    def _find_rows(self, value: Any, path: str, *, named: bool = False, depth: int = 0) -> Iterator[_Rows]:
+        """The rows in `value`, which may wrap them; a nonce holds for all that stands under it."""
+        if isinstance(value, dict):
+            if "pack" in value and self._is_nonce(value, path):
+                named = True
+            if self._is_row(value):
+                yield _Rows(path, [value], named, alone=True)
+                return
+            if isinstance(value, BadObject):
+                if value.twice is not None:
+                    raise _DefectError(path, f"expected each key once, got {show(value.twice)} twice", is_doubt=True)
+                if not named:
+                    return  # its nonce may have been cut off
+            inside = [(_step(key), value[key]) for key in (["answers"] if "answers" in value else value)]
+        elif len(value) == 2 and type(value[0]) is int and type(value[1]) is str:
+            yield _Rows(path, [value], named, alone=True)
+            return
+        elif not value or not isinstance(value[0], dict) or "answers" not in value[0] or self._is_row(value[0]):
+            yield _Rows(path, value, named)
+            return
+        else:
+            inside = [(f"[{index}]", element) for index, element in enumerate(value)]
+        for step, inner in inside:
+            if isinstance(inner, (dict, list)) and depth < _MAX_WRAPPERS:
+                yield from self._find_rows(inner, path + step, named=named, depth=depth + 1)
+
+    def _is_row(self, value: dict[str, Any]) -> bool:
+        return "n" in value and ("answers" not in value or self._is_field("answers"))
+
+    def _is_field(self, key: str) -> bool:
+        return self._fields is not None and key in self._fields
+
+    def _is_nonce(self, value: dict[str, Any], path: str) -> bool:
+        """Whether the `pack` of an object is this pack's nonce; False where it is something else than a nonce."""
+        pack = value["pack"]
+        if isinstance(pack, (dict, list)) or ("n" in value and self._is_field("pack")):
+            return False
+        if pack != self._nonce:
+            message = f"expected the nonce {show(self._nonce)}, got {show(pack)}"
+            raise _DefectError(f"{path}.pack", message, is_doubt=True)
+        return True
+
+    def _read_all(self, every: Sequence[_Rows]) -> None:
+        repeated = ""
+        is_headless = False
+        for rows in every:
+            for index, row in enumerate(rows.rows):
+                try:
+                    number, step, written = self._open(row)
+                    if self._hear(number, step, written):
+                        repeated = rows.path_of(index)
+                except _DefectError as defect:
+                    path = rows.path_of(index) + defect.path
+                    if defect.is_doubt:
+                        raise _DefectError(path, defect.message) from None
+                    is_headless = is_headless or not self._heard
+                    self.report(path, defect.message)
+        first = next(iter(self._heard), 1)
+        if first > 1 and first == min(self._heard) and not is_headless:
+            raise _DefectError(every[0].path, f"expected numbers from 1, got them from {first}")
+        if repeated and len(self._heard) < self._count:
+            raise _DefectError(repeated, "expected each number once, got one twice and another never")
+
+    def _compare(self, drafts: Sequence[_Rows]) -> None:
+        for rows in drafts:
+            for index, row in enumerate(rows.rows):
+                try:
+                    number, step, written = self._open(row)
+                    answer = written if self._fields is not None else self._judge(step, written)
+                except _DefectError as defect:
+                    if defect.is_doubt:
+                        raise
+                    continue
+                if number in self.rows and not self._agree(self.rows[number], answer):
+                    raise _DefectError(rows.path_of(index), f"expected one answer to number {number}, got two")
+
+    def _hear(self, number: int, step: str, written: Any) -> bool:
+        """Take a row's answer; whether its number was heard before, with the same answer."""
+        if not 0 < number <= self._count:
+            raise _DefectError("", f"expected numbers from 1 to {self._count}, got {show(number)}", is_doubt=True)
+        if number not in self._heard:
+            self._heard[number] = None
+            self._heard[number] = self.rows[number] = self._judge(step, written)
+            return False
+        before = self._heard[number]
+        if before is None or not self._agree(before, written if self._fields is not None else self._match(written)):
+            raise _DefectError("", f"expected one answer to number {number}, got two", is_doubt=True)
+        return True
+
+    def _agree(self, before: Any, answer: Any) -> bool:
+        # not ==, for which a record's 1, 1.0 and true are one
+        return before == answer if self._fields is None else canonical_json(before) == canonical_json(answer)
+
+    def _open(self, row: Any) -> tuple[int, str, Any]:
+        """A row's number, and where its answer stands and what it is: what was written for a label, or the fields."""
+        step = number_step = ""
+        if isinstance(row, dict):
+            number, number_step = row.get("n", _ABSENT), ".n"
+            if self._fields is None and len(row) == 2 and type(row) is dict:
+                step, written = ".label", row.get("label", _ABSENT)
+            else:
+                step, written = self._open_object(row)
+        elif self._fields is not None:
+            raise _DefectError("", f"expected an object, got {show(row)}")
+        elif type(row) is str:
+            head, _, written = row.partition(" ")
+            if not (head.isdecimal() and head.isascii() and len(head) <= _MAX_DIGITS):
+                raise _DefectError("", f"expected a number, a space and a label, got {show(row)}")
+            number = int(head)
+        elif type(row) is list and len(row) == 2:
+            number_step, step = "[0]", "[1]"
+            number, written = row
+        else:
+            raise _DefectError("", f"expected a row, got {show(row)}")
+        if type(number) is not int:
+            raise _DefectError(number_step, f"expected the item's number, got {_shown(number)}")
+        return number, step, written
+
+    def _open_object(self, row: dict[str, Any]) -> tuple[str, Any]:
+        flaw = find_flaw(row)
+        if flaw is not None:
+            raise _DefectError("", f"expected a sound row, got {flaw}")
+        is_nonce = "pack" in row and self._is_nonce(row, "")
+        if self._fields is None:
+            return ".label", row.get("label", _ABSENT)
+        return "", {key: value for key, value in row.items() if key != "n" and not (is_nonce and key == "pack")}
+
+    def _judge(self, step: str, written: Any) -> Any:
+        """The answer that was written, in the task's spelling; a record is checked."""
+        if self._fields is None:
+            label = self._match(written)
+            if label is None:
+                raise _DefectError(step, f"expected one of the labels, got {_shown(written)}")
+            return label
+        try:
+            defect = self._task.check_record(written)
+        except Exception as error:  # a model's validators are the user's code
+            raise _DefectError("", f"expected a record, its check raised {type(error).__name__}: {error}") from error
+        if defect is not None:
+            raise _DefectError(*defect)
+        return written
+
+    def _match(self, written: Any) -> str | None:
+        if type(written) is not str:
+            return None
+        if written in self._task.labels:
+            return written
+        # No spelling is that much longer than its label (a letter is at most 4 code points), and normalising takes
+        # quadratic time: 20 s for 160,000 combining marks
+        written = written.strip()
+        self._longest = self._longest or 4 * max(map(len, self._task.labels))
+        return self._task.match_label(written) if len(written) <= self._longest else None
+
+
+def _step(key: str) -> str:
+    return f".{key}" if _PLAIN_KEY.fullmatch(key) else f"[{show(key)}]"
+
+
+def _printable(text: str) -> str:
+    # What a reply says is shown in logs and on terminals
+    text = text[:_MAX_SHOWN]
+    return text if text.isprintable() else ascii(text)
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is _ABSENT else show(value)

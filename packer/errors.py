@@ -1,0 +1,150 @@
+"""Every exception that packer raises, split by what the caller does next.
+
+::
+
+    PackerError
+    ├── CallError          the call or the input is wrong; nothing was sent       (exit code 2)
+    │   ├── TaskError      the task is: labels, record, examples, a task file
+    │   ├── InputError     the table is: file, column, line, encoding
+    │   └── PriceError     a money cap needs a price, and none is known
+    ├── LedgerError        the ledger cannot be used                              (exit code 5)
+    │   ├── LedgerInUse    another process holds it
+    │   ├── LedgerForeign  the file is not a ledger
+    │   ├── LedgerNewer    it was written by a later version
+    │   ├── LedgerDamaged  its pages or rows contradict themselves
+    │   ├── LedgerFull     the disk has no room for another row
+    │   └── LedgerReadOnly it cannot be written
+    ├── StoppedError       the job stopped before its end and can be resumed      (exit code 4)
+    └── TransportError     one request failed; `recovery.next_step` decides what follows
+
+The message says what was wanted and where; the facts are attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from packer.exchange import Charge
+    from packer.items import Result
+
+
+class PackerError(Exception):
+    """The root of all that packer raises on purpose."""
+
+
+class CallError(PackerError):
+    """The call or the input is wrong; nothing was sent."""
+
+
+class TaskError(CallError):
+    """The task cannot be used; `where` is the key at fault (`examples[2].label`), or empty."""
+
+    def __init__(self, where: str, wanted: str) -> None:
+        super().__init__(f"{where}: {wanted}" if where else wanted)
+        self.where = where
+        self.wanted = wanted
+
+
+class InputError(CallError):
+    """The input table cannot be read; `line` counts from 1, None where no line is at fault."""
+
+    def __init__(self, message: str, *, line: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+class PriceError(CallError):
+    """A money cap was asked for and the model's price is unknown."""
+
+
+class LedgerError(PackerError):
+    """The ledger at `path` cannot be used."""
+
+    def __init__(self, path: Path | str, message: str) -> None:
+        super().__init__(f"ledger {path}: {message}")
+        self.path = path
+
+
+class LedgerInUse(LedgerError):
+    """Another process holds the ledger."""
+
+
+class LedgerForeign(LedgerError):
+    """The file exists and is not a ledger."""
+
+
+class LedgerNewer(LedgerError):
+    """The ledger was written by a later version of packer."""
+
+
+class LedgerDamaged(LedgerError):
+    """The ledger's pages or rows contradict themselves."""
+
+
+class LedgerFull(LedgerError):
+    """The disk has no room for another row."""
+
+
+class LedgerReadOnly(LedgerError):
+    """The ledger, or its folder, cannot be written."""
+
+
+class StoppedError(PackerError):
+    """The job stopped before its end; `results` holds every item's state, and a second call goes on."""
+
+    def __init__(self, reason: str, results: Sequence[Result] = ()) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.results = results
+
+
+class Failure(StrEnum):
+    """How one request failed, in the kinds between which recovery distinguishes."""
+
+    RATE_LIMITED = "rate limited"  # 429: wait; no attempt is used up
+    OVERLOADED = "overloaded"  # 5xx, 529: resend later; what was charged is unknown
+    QUOTA = "quota"  # 402, insufficient_quota, a daily cap: stop
+    KEY_REFUSED = "key refused"  # 401, 403: stop
+    UNKNOWN_MODEL = "unknown model"  # the gateway does not serve this name: stop
+    TOO_LONG = "too long"  # 400 about length, 413: split
+    BAD_REQUEST = "bad request"  # another 400, 404, 422: split, and stop when nothing was ever accepted
+    SETTING_REFUSED = "setting refused"  # 400 about one optional parameter: resend without it
+    CONFLICT = "conflict"  # 408, 409: in doubt, resend
+    NOT_SENT = "not sent"  # DNS, refused, connect time-out: nothing left this machine
+    LOST = "lost"  # reset, EOF before headers, deadline: in doubt
+    CUT = "cut"  # the headers came, the body did not: the charge may be known
+    MALFORMED = "malformed"  # HTTP 200 and no chat completion in it
+    UNTRUSTED = "untrusted"  # certificate, redirect: stop
+
+
+class TransportError(PackerError):
+    """One request failed.
+
+    `failure` is its kind. `status` is the HTTP status, None where there was no reply. `retry_after` is in
+    seconds, None where the gateway gave none. `charge` is what the gateway says it took, None where it does
+    not say. `setting` names the refused parameter of a SETTING_REFUSED.
+    """
+
+    def __init__(
+        self,
+        failure: Failure,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        charge: Charge | None = None,
+        balance: Decimal | None = None,
+        setting: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.failure = failure
+        self.status = status
+        self.retry_after = retry_after
+        self.charge = charge
+        self.balance = balance
+        self.setting = setting

@@ -1,0 +1,114 @@
+"""All that can be observed while a job runs. Events tell; nothing in packer listens to them to decide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TypeAlias
+
+from packer.exchange import Charge, ChargeSource
+from packer.usage import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class JobStarted:
+    """A job begins; `job` is its number in the ledger."""
+
+    job: int
+    model: str
+    task: str  # the fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStarted:
+    """A request leaves. `attempt` is its number in the ledger, `number` counts this pack's requests from 1."""
+
+    attempt: int
+    items: int
+    number: int
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnded:
+    """A request has ended, whichever way.
+
+    `outcome` is in words (`20 answers`, `18 of 20 answers: ...`, `rate limited: ...`); `step` is what follows it.
+    """
+
+    attempt: int
+    items: int
+    number: int
+    sound: int
+    outcome: str
+    step: str
+    seconds: float
+    usage: Usage | None
+    charge: Charge | None
+
+
+@dataclass(frozen=True, slots=True)
+class LimitChanged:
+    """The number of requests that may be in flight has changed."""
+
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class PackSizeChanged:
+    """The size of the next packs has changed."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettingRefused:
+    """The gateway refuses an optional setting; the job goes on without it."""
+
+    setting: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobStopped:
+    """The job sends nothing more; what is in flight is kept."""
+
+    reason: str
+
+
+Event: TypeAlias = (
+    JobStarted | AttemptStarted | AttemptEnded | LimitChanged | PackSizeChanged | SettingRefused | JobStopped
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """How a job stands. Items that have not ended yet are in `items` and in no other count.
+
+    `known` items were labelled without a request of their own: from the ledger, or with an identical text. `settled`
+    and `in_doubt` are USD and include earlier runs of the same job, `reserved` is set aside for what is in flight;
+    `unpriced` counts replies whose cost nobody knows. `balance` is the last one that the gateway told. `stopped` is the
+    reason why nothing more is sent, None while the job runs or when it has finished.
+    """
+
+    items: int
+    labelled: int
+    failed: int
+    doubt: int
+    pending: int
+    known: int
+    packs: int
+    requests: int
+    in_flight: int
+    limit: int
+    pack_size: int
+    usage: Usage
+    settled: Decimal
+    in_doubt: Decimal
+    reserved: Decimal
+    unpriced: int
+    balance: Decimal | None
+    charge_sources: Mapping[ChargeSource, int]
+    seconds: float
+    stopped: str | None
+    refused_settings: tuple[str, ...]

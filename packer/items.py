@@ -1,0 +1,86 @@
+"""An item, its text as it is sent, its key, and the one state in which it ends.
+
+Two items with the same normalised text are the same question: asked once, answered everywhere. What is sent is the
+normalised text, so that the key covers exactly what the model reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A short text with the caller's id; `id` None where the caller has none."""
+
+    text: str
+    id: Hashable = None
+
+
+class Status(StrEnum):
+    """The state in which an item ends; every item ends in exactly one."""
+
+    LABELLED = "labelled"
+    FAILED = "failed"  # asked, or not askable; `error` says why
+    DOUBT = "doubt"  # sent, its fate unknown, and not asked again (--on-doubt hold)
+    PENDING = "pending"  # not asked, because the job stopped
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What happened to one item.
+
+    `label` is the task's spelling of the label, None for a record task and for an item that is not labelled.
+    `record` is the checked record, a dict or an instance of the task's model, None likewise. `error` says why an
+    item is not labelled, and is empty where it is. `known` tells that the answer was in the ledger or was shared with
+    an identical text, so that this item cost nothing.
+    """
+
+    item: Item
+    status: Status
+    label: str | None = None
+    record: Any = None
+    error: str = ""
+    known: bool = False
+
+
+def normalise_text(text: str) -> str:
+    """`text` as it is sent and keyed: NFC, every line end a line feed, no white space round it."""
+    if text.isascii():
+        return text.replace("\r\n", "\n").replace("\r", "\n").strip()
+    if _SURROGATE.search(text):
+        # two halves that stand side by side are one character, which is what every JSON reader makes of them
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    return unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
+
+
+def canonical_json(value: Any) -> str:
+    """One spelling for one value: sorted keys, no spaces, ASCII only (a lone surrogate is escaped, not refused)."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def key_maker(*, fingerprint: str, model: str, parameters: Mapping[str, Any]) -> Callable[[str], str]:
+    """A function from normalised text to its ledger key.
+
+    The key is ``b2:`` and 40 hex digits of blake2b over the canonical JSON of all that can change an answer: the
+    task's fingerprint, the model, its parameters and the text. No pack, no neighbour.
+    """
+    # "text" sorts last, so that the constant part is hashed once a job and copied for each item
+    head = canonical_json({"model": model, "parameters": dict(parameters), "task": fingerprint})
+    constant = hashlib.blake2b(f'{head[:-1]},"text":'.encode(), digest_size=20)
+
+    def make(text: str) -> str:
+        digest = constant.copy()
+        digest.update(f"{canonical_json(text)}}}".encode())
+        return f"b2:{digest.hexdigest()}"
+
+    return make

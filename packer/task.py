@@ -1,0 +1,331 @@
+"""A task: what every item is asked. All that can change an answer is in it, and in its fingerprint.
+
+A task is checked when it is made, once: what is wrong is a `TaskError` that names the key and what was wanted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args, get_origin
+
+import jsonschema
+import jsonschema.exceptions
+import jsonschema.protocols
+import pydantic
+import referencing
+
+from packer.errors import TaskError
+from packer.items import canonical_json
+
+# Part of the fingerprint: a change to what prompts.py writes is a change to what the model answers.
+PROMPT_FORMAT = 1
+
+LabelsLike: TypeAlias = Mapping[str, str] | Iterable[str] | type[Enum] | Any  # Any: a Literal[...] form
+RecordLike: TypeAlias = type[pydantic.BaseModel] | Mapping[str, Any]
+
+
+class AnswerShape(StrEnum):
+    """How one row of the answer is written; every shape begins with the item's number."""
+
+    OBJECT = "object"  # {"n": 1, "label": "spam"}; the only shape of a record task
+    PAIR = "pair"  # [1, "spam"]
+    LINE = "line"  # "1 spam"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A text with its right answer: a label, or a record's fields."""
+
+    text: str
+    answer: str | Mapping[str, Any]
+
+
+class TaskFile(pydantic.BaseModel):
+    """The content of a `task.toml` or `task.json`; `schemas/task.schema.json` is the same in JSON Schema."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+
+    class FileExample(pydantic.BaseModel):
+        """One example: a text, and its label or its record."""
+
+        model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+
+        text: str
+        label: str | None = None
+        record: dict[str, Any] | None = None
+
+    instructions: str = ""
+    labels: dict[str, str] | list[str] | None = None
+    record: dict[str, Any] | None = None
+    examples: list[FileExample] = []
+    shape: Literal["object", "pair", "line"] | None = None
+
+
+class Task:
+    """Instructions, and the labels or the record that an item is to get.
+
+    `labels` is a list of names, a mapping from name to description, an Enum (its string values, else its names) or a
+    `Literal[...]`; `record` is a pydantic model or a JSON Schema of an object. Exactly one of the two is given.
+    `examples` are `Example`s or (text, answer) pairs. `shape` None means the most compact that the task allows.
+
+    Raises `TaskError`.
+    """
+
+    def __init__(
+        self,
+        labels: LabelsLike | None = None,
+        *,
+        record: RecordLike | None = None,
+        instructions: str = "",
+        examples: Iterable[Example | tuple[str, str | Mapping[str, Any]]] = (),
+        shape: AnswerShape | str | None = None,
+    ) -> None:
+        if (labels is None) == (record is None):
+            raise TaskError("", "expected either labels or a record, got " + ("neither" if labels is None else "both"))
+        if not isinstance(instructions, str):
+            raise TaskError("instructions", f"expected text, got {type(instructions).__name__}")
+        self.instructions = instructions.strip()
+        self.labels: Mapping[str, str] = {} if labels is None else _read_labels(labels)
+        self._by_folded = {fold_label(name): name for name in self.labels}
+        self.record_model = record if isinstance(record, type) else None
+        self.record_schema: Mapping[str, Any] | None = None if record is None else _read_record(record)
+        self._validator = None if self.record_schema is None else _compile(self.record_schema)
+        self.shape = _read_shape(shape, is_record=record is not None)
+        self.examples = tuple(self._read_examples(examples))
+
+    def match_label(self, answer: str) -> str | None:
+        """The task's spelling of a label that a model wrote; None where it is not one of the labels.
+
+        Equal after NFC, trimming and case folding, exactly otherwise.
+        """
+        return answer if answer in self.labels else self._by_folded.get(fold_label(answer))
+
+    def check_record(self, fields: Mapping[str, Any]) -> tuple[str, str] | None:
+        """None for a record that the task allows, else its first defect: the path in the record, what was wanted."""
+        assert self._validator is not None, "a task with labels has no record to check"
+        error = jsonschema.exceptions.best_match(self._validator.iter_errors(fields))
+        if error is not None:
+            path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
+            return path, error.message
+        if self.record_model is not None:
+            try:
+                self.record_model.model_validate(fields)
+            except pydantic.ValidationError as invalid:
+                return _first_error(invalid)
+        return None
+
+    def load(self, value: Any) -> tuple[str | None, Any]:
+        """A stored answer as (label, record), one of the two None; a record as an instance of the task's model."""
+        if self.record_schema is None:
+            return value, None
+        return None, value if self.record_model is None else self.record_model.model_validate(value)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest over all of the task that can change an answer, 32 hex digits."""
+        content = {
+            "format": PROMPT_FORMAT,
+            "instructions": self.instructions,
+            # pairs, not an object: the order of the labels is part of the prompt
+            "labels": [[name, description] for name, description in self.labels.items()],
+            "record": self.record_schema,
+            "examples": [[example.text, example.answer] for example in self.examples],
+            "shape": self.shape.value,
+        }
+        return hashlib.blake2b(canonical_json(content).encode(), digest_size=16).hexdigest()
+
+    def __repr__(self) -> str:
+        asked = f"labels={list(self.labels)}" if self.record_schema is None else f"record={self._record_name}"
+        return f"Task({asked}, examples={len(self.examples)}, shape={self.shape.value!r})"
+
+    @property
+    def _record_name(self) -> str:
+        assert self.record_schema is not None
+        return str(self.record_schema.get("title", "object"))
+
+    def _read_examples(self, examples: Iterable[Example | tuple[str, str | Mapping[str, Any]]]) -> Iterator[Example]:
+        for index, given in enumerate(examples):
+            where = f"examples[{index}]"
+            if not isinstance(given, Example):
+                if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != 2:
+                    raise TaskError(where, "expected a (text, answer) pair")
+                given = Example(*given)  # noqa: PLW2901  the pair is not needed any more
+            if not isinstance(given.text, str) or not given.text.strip():
+                raise TaskError(f"{where}.text", "expected a text that is not empty")
+            yield Example(given.text, self._read_answer(given.answer, where))
+
+    def _read_answer(self, answer: str | Mapping[str, Any], where: str) -> str | Mapping[str, Any]:
+        if self.record_schema is None:
+            label = self.match_label(answer) if isinstance(answer, str) else None
+            if label is None:
+                raise TaskError(
+                    f"{where}.label", f"expected one of the labels ({_listed(self.labels)}), got {answer!r}"
+                )
+            return label
+        if not isinstance(answer, Mapping):
+            raise TaskError(f"{where}.record", f"expected the record's fields, got {answer!r}")
+        defect = self.check_record(answer)
+        if defect is not None:
+            raise TaskError(f"{where}.record{defect[0]}", defect[1])
+        return dict(answer)
+
+
+def read_task(path: Path | str) -> Task:
+    """The task in a `.toml` or `.json` file.
+
+    Raises `TaskError` with the file's name, the key and what was wanted.
+    """
+    path = Path(path)
+    readers = {".toml": tomllib.loads, ".json": json.loads}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise TaskError(str(path), "expected a task file that ends in .toml or .json")
+    try:
+        content = reader(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TaskError(str(path), f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise TaskError(str(path), f"expected UTF-8, byte {error.start} is not") from error
+    except ValueError as error:  # tomllib's and json's errors both
+        raise TaskError(str(path), f"expected {path.suffix[1:].upper()}: {error}") from error
+    except RecursionError as error:
+        raise TaskError(str(path), "nested too deeply") from error
+    try:
+        return _task_from(TaskFile.model_validate(content))
+    except pydantic.ValidationError as invalid:
+        where, wanted = _first_error(invalid)
+        raise TaskError(f"{path}: {where.lstrip('.')}" if where else str(path), wanted) from invalid
+    except TaskError as error:
+        raise TaskError(f"{path}: {error.where}" if error.where else str(path), error.wanted) from error
+
+
+def fold_label(label: str) -> str:
+    """The form in which two spellings of a label are compared."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", label).strip().casefold())
+
+
+def _task_from(content: TaskFile) -> Task:
+    for index, example in enumerate(content.examples):
+        if (example.label is None) == (example.record is None):
+            raise TaskError(f"examples[{index}]", "expected either a label or a record")
+    return Task(
+        content.labels,
+        record=content.record,
+        instructions=content.instructions,
+        examples=[
+            Example(example.text, example.label if example.label is not None else example.record or {})
+            for example in content.examples
+        ],
+        shape=content.shape,
+    )
+
+
+def _read_labels(labels: LabelsLike) -> dict[str, str]:
+    pairs = list(_label_pairs(labels))
+    seen: dict[str, str] = {}
+    for name, description in pairs:
+        if not isinstance(name, str) or not isinstance(description, str):
+            raise TaskError("labels", f"expected texts, got {name!r}: {description!r}")
+        if not name or name != name.strip():
+            raise TaskError("labels", f"expected names without white space round them, got {name!r}")
+        if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in name):
+            raise TaskError("labels", f"expected names without control characters, got {name!r}")
+        twin = seen.get(fold_label(name))
+        if twin == name:
+            raise TaskError("labels", f"{name!r} is given twice")
+        if twin is not None:
+            raise TaskError("labels", f"{twin!r} and {name!r} differ only by case; a reply could not tell them apart")
+        seen[fold_label(name)] = name
+    if len(pairs) < 2:
+        raise TaskError("labels", f"expected at least two labels, got {len(pairs)}")
+    return {name: " ".join(description.split()) for name, description in pairs}
+
+
+def _label_pairs(labels: LabelsLike) -> Iterator[tuple[Any, Any]]:
+    if isinstance(labels, type) and issubclass(labels, Enum):
+        values = [member.value for member in labels]
+        by_value = all(isinstance(value, str) for value in values)
+        return ((member.value if by_value else member.name, "") for member in labels)
+    if get_origin(labels) is Literal:
+        return ((value, "") for value in get_args(labels))
+    if isinstance(labels, Mapping):
+        return iter(labels.items())
+    if isinstance(labels, str) or not isinstance(labels, Iterable):
+        raise TaskError("labels", f"expected a list, a mapping, an Enum or a Literal, got {labels!r}")
+    return ((name, "") for name in labels)
+
+
+def _read_record(record: RecordLike) -> Mapping[str, Any]:
+    if isinstance(record, type):
+        if not issubclass(record, pydantic.BaseModel):
+            raise TaskError("record", f"expected a pydantic model or a JSON Schema, got {record.__name__}")
+        schema = record.model_json_schema()
+    elif isinstance(record, Mapping):
+        schema = dict(record)
+    else:
+        raise TaskError("record", f"expected a pydantic model or a JSON Schema, got {record!r}")
+    properties = schema.get("properties")
+    if schema.get("type") != "object" or not isinstance(properties, Mapping) or not properties:
+        raise TaskError("record", 'expected a schema with "type": "object" and "properties"')
+    if "n" in properties:
+        raise TaskError("record.properties.n", "the name n is taken by the item's number; expected another name")
+    for reference in _references(schema):
+        # prompts.py moves the definitions to the answer's root: no other reference would still point at its target
+        if not reference.startswith(("#/$defs/", "#/definitions/")):
+            raise TaskError("record", f"expected references to the schema's own #/$defs/, got {reference!r}")
+    return schema
+
+
+def _references(schema: Any) -> Iterator[str]:
+    pending = [schema]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, Mapping):
+            yield from (
+                value for name, value in node.items() if name in {"$ref", "$dynamicRef"} and isinstance(value, str)
+            )
+            pending.extend(node.values())
+        elif isinstance(node, list):
+            pending.extend(node)
+
+
+def _compile(schema: Mapping[str, Any]) -> jsonschema.protocols.Validator:
+    validator = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    try:
+        validator.check_schema(dict(schema))
+    except jsonschema.SchemaError as error:
+        path = "".join(f".{part}" for part in error.absolute_path)
+        raise TaskError(f"record{path}", f"expected a JSON Schema: {error.message}") from error
+    # An empty registry: the default one fetches what it does not know
+    return validator(schema, registry=referencing.Registry())
+
+
+def _read_shape(shape: AnswerShape | str | None, *, is_record: bool) -> AnswerShape:
+    if shape is None:
+        return AnswerShape.OBJECT if is_record else AnswerShape.LINE
+    try:
+        read = AnswerShape(shape)
+    except ValueError as error:
+        raise TaskError("shape", f"expected one of {_listed(AnswerShape)}, got {shape!r}") from error
+    if is_record and read is not AnswerShape.OBJECT:
+        raise TaskError("shape", f"expected object for a record task, got {read.value}")
+    return read
+
+
+def _first_error(invalid: pydantic.ValidationError) -> tuple[str, str]:
+    first = invalid.errors(include_url=False)[0]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    return path, first["msg"]
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = [str(name) for name in names]
+    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
