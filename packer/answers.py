@@ -25,7 +25,7 @@ row to the middle of another.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,47 +125,54 @@ class _Reader:
     def read(self, values: Sequence[Found], text: str) -> None:
         named: list[_Rows] = []
         unnamed: list[_Rows] = []
-        for index, found in enumerate(values):
+        for found in values:
             if not found.reasoning:
-                for rows in self._find_rows(found.value, "$" if len(values) == 1 else f"$[{index}]"):
+                for rows in self._find_rows(found.value):
                     if rows.named:
                         named.append(rows)
                     elif found.leads and not found.after_error:
                         unnamed.append(rows)
         if named or unnamed:
-            self._read_all(named or unnamed)
+            self._read_all(_gather(named or unnamed))
             if named:
-                self._compare(unnamed)
+                self._compare(_gather(unnamed))
         elif values and values[-1].reasoning and is_margin(text, values[-1].end):
-            self._read_all([rows for rows in self._find_rows(values[-1].value, "$") if rows.named])
+            self._read_all([rows for rows in self._find_rows(values[-1].value) if rows.named])
             if len(self.rows) != self._count:
                 self.rows.clear()
 
-    def _find_rows(self, value: Any, path: str, *, named: bool = False, depth: int = 0) -> Iterator[_Rows]:
-        """The rows in `value`, which may wrap them; a nonce holds for all that stands under it."""
+    def _find_rows(
+        self, value: Any, path: str = "$", *, named: bool = False, hidden: bool = False, depth: int = 0
+    ) -> Iterator[_Rows]:
+        """The rows in `value`, which may wrap them; a nonce holds for all that stands under it.
+
+        What stands in an object that was cut before it gave a nonce is `hidden`: it may be the answer to another pack.
+        """
+        inside: Iterable[tuple[str, Any]] = ()
+        rows: list[Any] | None = None
+        alone = False
         if isinstance(value, dict):
-            if "pack" in value and self._is_nonce(value, path):
-                named = True
-            if self._is_row(value):
-                yield _Rows(path, [value], named, alone=True)
-                return
-            if isinstance(value, BadObject):
-                if value.twice is not None:
-                    raise _DefectError(path, f"expected each key once, got {show(value.twice)} twice", is_doubt=True)
-                if not named:
-                    return  # its nonce may have been cut off
-            inside = [(_step(key), value[key]) for key in (["answers"] if "answers" in value else value)]
-        elif len(value) == 2 and type(value[0]) is int and type(value[1]) is str:
-            yield _Rows(path, [value], named, alone=True)
-            return
-        elif not value or not isinstance(value[0], dict) or "answers" not in value[0] or self._is_row(value[0]):
-            yield _Rows(path, value, named)
-            return
-        else:
+            named = ("pack" in value and self._is_nonce(value, path)) or named
+            alone = self._is_row(value)
+            if not alone:
+                if isinstance(value, BadObject):
+                    if value.twice is not None:
+                        message = f"expected each key once, got {show(value.twice)} twice"
+                        raise _DefectError(path, message, is_doubt=True)
+                    hidden = True
+                inside = [(_step(key), value[key]) for key in (["answers"] if "answers" in value else value)]
+        elif value and isinstance(value[0], dict) and "answers" in value[0] and not self._is_row(value[0]):
             inside = [(f"[{index}]", element) for index, element in enumerate(value)]
+        else:
+            alone = depth == 0 and len(value) == 2 and type(value[0]) is int and type(value[1]) is str
+            rows = value
+        if alone:
+            rows = [value]
+        if rows is not None and (named or not hidden):
+            yield _Rows(path, rows, named, alone)
         for step, inner in inside:
             if isinstance(inner, (dict, list)) and depth < _MAX_WRAPPERS:
-                yield from self._find_rows(inner, path + step, named=named, depth=depth + 1)
+                yield from self._find_rows(inner, path + step, named=named, hidden=hidden, depth=depth + 1)
 
     def _is_row(self, value: dict[str, Any]) -> bool:
         return "n" in value and ("answers" not in value or self._is_field("answers"))
@@ -185,11 +192,15 @@ class _Reader:
 
     def _read_all(self, every: Sequence[_Rows]) -> None:
         repeated = ""
+        shape: type | None = None
         is_headless = False
         for rows in every:
             for index, row in enumerate(rows.rows):
                 try:
                     number, step, written = self._open(row)
+                    shape = shape or type(row)
+                    if type(row) is not shape:
+                        raise _DefectError("", f"expected rows of one shape, got {show(row)}")
                     if self._hear(number, step, written):
                         repeated = rows.path_of(index)
                 except _DefectError as defect:
@@ -203,6 +214,8 @@ class _Reader:
             raise _DefectError(every[0].path, f"expected numbers from 1, got them from {first}")
         if repeated and len(self._heard) < self._count:
             raise _DefectError(repeated, "expected each number once, got one twice and another never")
+        if len(every) > 1 and 0 < len(self.rows) < self._count:
+            raise _DefectError(every[-1].path, "expected one answer, got another and not every number")
 
     def _compare(self, drafts: Sequence[_Rows]) -> None:
         for rows in drafts:
@@ -293,6 +306,15 @@ class _Reader:
         written = written.strip()
         self._longest = self._longest or 4 * max(map(len, self._task.labels))
         return self._task.match_label(written) if len(written) <= self._longest else None
+
+
+def _gather(every: Sequence[_Rows]) -> Sequence[_Rows]:
+    """`every`, with the rows that stand on lines of their own as one answer."""
+    lines = [rows for rows in every if rows.alone and rows.path == "$"]
+    if len(lines) < 2:
+        return every
+    others = [rows for rows in every if not (rows.alone and rows.path == "$")]
+    return [*others, _Rows("$", [line.rows[0] for line in lines], lines[0].named)]
 
 
 def _step(key: str) -> str:

@@ -64,8 +64,8 @@ class Found:
     """An array or object in a text.
 
     `end` is where it ended. `leads` tells that nothing but a fence, commas or other values stand before it on its
-    line; `after_error` that an earlier value broke off; `reasoning` that it stands in a reasoning block that was
-    opened and never closed.
+    line; `after_error` that an earlier value broke off, or was dropped as reasoning; `reasoning` that it stands in a
+    reasoning block that was opened and never closed.
     """
 
     value: Any
@@ -151,9 +151,10 @@ def _search(text: str) -> list[Found]:
     tries = 0
     while mark := _MARK.search(text, at):
         if mark["close"]:
-            # All before it was reasoning, opened by the prompt's template
+            # All before it was reasoning, opened by the prompt's template; or it was an answer that went wrong
+            after_error = after_error or bool(found)
             found.clear()
-            at, leads, after_error, reasoning = mark.end(), True, False, False
+            at, leads, reasoning = mark.end(), True, False
         elif mark["open"]:
             # One search in vain is enough: an opening tag after it has no closing one either
             closer = None if reasoning else _CLOSER.search(text, mark.end())
