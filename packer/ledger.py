@@ -1,0 +1,297 @@
+"""What was paid for is kept: an answer, and the money behind it, are in one transaction or in none.
+
+An attempt is written with its reserve before its request leaves, and closed once: settled, in doubt or freed. What is
+open when a ledger is opened for writing belongs to a process that died: it is in doubt before anything else happens.
+
+The first answer to a key stands. It is the one that was shown, so a later one, however it came to be bought, changes no
+result that somebody already has.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from packer.errors import LedgerDamaged, LedgerError
+from packer.items import canonical_json
+from packer.ledger_check import find_problems
+from packer.ledger_file import SCHEMA_VERSION, LedgerFile, Row, checksum
+from packer.ledger_rows import (
+    ANSWER_COLUMNS,
+    ATTEMPT_COLUMNS,
+    FIRST_ID,
+    JOB_COLUMNS,
+    Attempt,
+    AttemptState,
+    Closed,
+    Closing,
+    LedgerStatistics,
+    Opened,
+    Spending,
+    booked,
+    clean_text,
+    now,
+    opened_row,
+    read_attempt,
+    read_time,
+)
+from packer.usage import Usage, to_usd
+
+__all__ = ["Attempt", "AttemptState", "Closed", "Ledger", "LedgerStatistics", "Opened", "Spending"]
+
+_FIND_KEYS = 500
+
+# What is booked for an attempt: its charge, else its reserve
+_BOOKED = "coalesce(charge_nano, reserve_nano)"
+_SUMS = f"state, count(*), count({_BOOKED}), coalesce(sum({_BOOKED}), 0)"
+
+
+class Ledger:
+    """The answers, attempts and spending in one SQLite file.
+
+    `path` None keeps them in memory. Opened for writing, the ledger belongs to this process until `close`, and every
+    attempt that was open becomes in doubt; `read_only` takes no lock and changes nothing. One call at a time: a ledger
+    may be handed to another thread, not shared.
+
+    Every method raises `LedgerError` where the file cannot be used, by kind: LedgerInUse, LedgerForeign, LedgerNewer,
+    LedgerDamaged, LedgerFull, LedgerReadOnly.
+    """
+
+    def __init__(self, path: Path | str | None, *, read_only: bool = False) -> None:
+        self._file = LedgerFile(path, read_only=read_only)
+        if not read_only:
+            try:
+                self._doubt_what_is_open()
+            except BaseException:
+                self._file.close()
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start_job(self, name: str, about: Mapping[str, Any]) -> int:
+        """The id of a new job; jobs of one `name` share their spending.
+
+        `about` is JSON with at least "task" (the fingerprint), "model" and "parameters".
+        """
+        row = (clean_text(name), canonical_json(dict(about)), now(), None, None, None)
+
+        def work(db: sqlite3.Connection) -> int:
+            ((last,),) = db.execute("SELECT coalesce(max(id), 0) FROM jobs")
+            job = int(last) + 1
+            _insert(db, "jobs", (job, *row))
+            return job
+
+        return self._file.write(work, starts=True)
+
+    def end_job(self, job: int, outcome: str, statistics: Mapping[str, Any]) -> None:
+        """Note how `job` ended; `statistics` is JSON."""
+        end = (now(), clean_text(outcome), canonical_json(dict(statistics)))
+
+        def work(db: sqlite3.Connection) -> None:
+            rows = db.execute(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?", (job,)).fetchall()  # noqa: S608  constant
+            row = self._sound(rows, f"job {job}")
+            db.execute(
+                "UPDATE jobs SET ended = ?, outcome = ?, statistics = ?, checksum = ? WHERE id = ?",
+                (*end, checksum((*row[:4], *end)), job),
+            )
+
+        self._file.write(work, starts=False)
+
+    def next_attempt(self) -> int:
+        """The first id that no attempt has; all higher ones are free too."""
+        return 1 + int(self._file.read("SELECT coalesce(max(id), 0) FROM attempts")[0][0])
+
+    def commit(self, changes: Sequence[Opened | Closed]) -> None:
+        """Write `changes` in their order, in one transaction; all of them are durable when this returns.
+
+        When this raises, none of them is written. From the first LedgerFull on, changes with an `Opened` among them are
+        refused at once, while those that only close attempts are worth one more call: room was set aside for them.
+
+        Raises ValueError for what cannot be stored: an answer that is no JSON or that its attempt did not ask for, a
+        reserve that is no amount, an attempt that is freed and charged for.
+        """
+        time = now()
+        prepared = [
+            opened_row(change, time) if isinstance(change, Opened) else Closing(change, time) for change in changes
+        ]
+        if not prepared:
+            return
+
+        def work(db: sqlite3.Connection) -> None:
+            for change in prepared:
+                if isinstance(change, Closing):
+                    self._close_attempt(db, change)
+                else:
+                    _insert(db, "attempts", change)
+
+        self._file.write(work, starts=any(isinstance(change, Opened) for change in changes))
+
+    def spending(self, name: str) -> Spending:
+        """What all jobs of this `name` have booked. Every row is checked: a cap must not rest on rotten money."""
+        wanted = clean_text(name)
+        sql = f"SELECT {JOB_COLUMNS} FROM jobs WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608  constants
+        rows = (self._sound([row], f"job {row[0]}") for row in self._file.pages(sql, FIRST_ID))
+        jobs = {row[0] for row in rows if row[1] == wanted}
+        sums = {state.value: (0, 0, 0) for state in AttemptState}
+        sql = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608  constants
+        for row in self._file.pages(sql, FIRST_ID):
+            self._sound([row], f"attempt {row[0]}")
+            if row[1] in jobs:
+                state, nano = booked(row)
+                attempts, known, total = sums[state]
+                sums[state] = (attempts + 1, known + (nano is not None), total + (nano or 0))
+        return self._spending([(state, *counts) for state, counts in sums.items()])
+
+    def find(self, keys: Sequence[str]) -> dict[str, Any]:
+        """The answers that are known, by their key: a label or a record's fields each."""
+        found = {}
+        # in the order of the tree, so that neighbours are read from one page
+        ordered = sorted(set(keys))
+        for start in range(0, len(ordered), _FIND_KEYS):
+            part = ordered[start : start + _FIND_KEYS]
+            marks = ", ".join("?" * len(part))
+            sql = f"SELECT {ANSWER_COLUMNS} FROM answers WHERE key IN ({marks})"  # noqa: S608  question marks only
+            for row in self._file.read(sql, part):
+                self._sound([row], f"answer {row[0]}")
+                found[row[0]] = json.loads(row[1])
+        return found
+
+    def doubtful_keys(self) -> frozenset[str]:
+        """The keys of attempts in doubt that have no answer yet, of all jobs."""
+        keys = {key for attempt in self.attempts_in_doubt() for key in attempt.keys}
+        return frozenset(keys - self.find(list(keys)).keys())
+
+    def attempts_in_doubt(self) -> Iterator[Attempt]:
+        """The attempts in doubt, in the order of their ids."""
+        names: dict[int, str] = {}
+        sql = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE id > ? AND state = 'doubt' ORDER BY id LIMIT ?"  # noqa: S608
+        for row in self._file.pages(sql, FIRST_ID):
+            self._sound([row], f"attempt {row[0]}")
+            if row[1] not in names:
+                names[row[1]] = self._job(row[1])[1]
+            yield read_attempt(row, names[row[1]])
+
+    def statistics(self) -> LedgerStatistics:
+        """How things stand in the whole ledger."""
+        tokens = ", ".join(f"coalesce(sum({part}_tokens), 0)" for part in ("input", "output", "cached_input"))
+        rows = self._file.read(f"SELECT {_SUMS}, {tokens} FROM attempts GROUP BY state")  # noqa: S608  constants
+        spending = self._spending([row[:4] for row in rows])
+        counts = {AttemptState(row[0]): row[1] for row in rows}
+        return LedgerStatistics(
+            schema_version=SCHEMA_VERSION,
+            file_bytes=self._file.size(),
+            jobs=self._file.read("SELECT count(*) FROM jobs")[0][0],
+            answers=self._file.read("SELECT count(*) FROM answers")[0][0],
+            attempts={state: counts.get(state, 0) for state in AttemptState},
+            spending=spending,
+            usage=sum((Usage(*row[4:]) for row in rows), Usage(0, 0)),
+        )
+
+    def verify(self) -> list[str]:
+        """What is wrong with the ledger, one sentence each; empty where nothing is. Reads every row."""
+        return find_problems(self._file)
+
+    def export(self) -> Iterator[dict[str, Any]]:
+        """Every answer in the order of the keys: "key", "value", "model", "task" (the fingerprint), "at" (ISO, UTC).
+
+        "model" and "task" are None where the job does not say. Answers whose checksum is wrong are left out, and
+        `LedgerDamaged` at the end tells how many they were.
+        """
+        abouts: dict[int | None, Mapping[str, Any]] = {None: {}}
+        rotten = 0
+        job_of = "(SELECT job FROM attempts WHERE attempts.id = attempt)"
+        sql = f"SELECT {ANSWER_COLUMNS}, {job_of} FROM answers WHERE key > ? ORDER BY key LIMIT ?"  # noqa: S608  constants
+        for *row, job in self._file.pages(sql, ""):
+            key, value, _, at, _ = row
+            if checksum(row[:-1]) != row[-1]:
+                rotten += 1
+                continue
+            if job not in abouts:
+                abouts[job] = json.loads(self._job(job)[2])
+            yield {
+                "key": key,
+                "value": json.loads(value),
+                "model": abouts[job].get("model"),
+                "task": abouts[job].get("task"),
+                "at": read_time(at).isoformat(),
+            }
+        if rotten:
+            raise LedgerDamaged(
+                self._file.name, f"damaged: {rotten} answers do not match their checksum and are left out"
+            )
+
+    def close(self) -> None:
+        """Give the ledger up. Safe to call twice."""
+        self._file.close()
+
+    def _doubt_what_is_open(self) -> None:
+        rows = self._file.read("SELECT id FROM attempts WHERE state = 'open'")
+        self.commit([Closed(row[0], AttemptState.DOUBT, "interrupted", None, None, math.nan, {}) for row in rows])
+
+    def _close_attempt(self, db: sqlite3.Connection, closing: Closing) -> None:
+        attempt = closing.attempt
+        sql = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE id = ?"  # noqa: S608  constants
+        row = self._sound(db.execute(sql, (attempt,)).fetchall(), f"attempt {attempt}")
+        _, _, keys, _, _, _, state, *_ = row
+        if state != AttemptState.OPEN:
+            raise LedgerError(
+                self._file.name, f"attempt {attempt} is to be closed and is not open; did another program change it?"
+            )
+        # "An answer reaches only the item it names", once more where it cannot be taken back
+        strangers = closing.answers.keys() - set(json.loads(keys))
+        if strangers:
+            raise ValueError(f"attempt {attempt} did not ask for {min(strangers)}")
+        db.execute(
+            "UPDATE attempts SET state = ?, charge_nano = ?, charge_source = ?, input_tokens = ?,"
+            " cached_input_tokens = ?, output_tokens = ?, seconds = ?, outcome = ?, closed = ?, checksum = ?"
+            " WHERE id = ?",
+            (*closing.columns, checksum(closing.applied_to(row)), attempt),
+        )
+        answers = ((key, value, attempt, closing.at) for key, value in closing.answers.items())
+        db.executemany(
+            "INSERT INTO answers VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
+            ((*answer, checksum(answer)) for answer in answers),
+        )
+
+    def _spending(self, rows: Sequence[Row]) -> Spending:
+        sums = dict.fromkeys(AttemptState, 0)
+        unknown = 0
+        for state, attempts, known, nano in rows:
+            if state not in sums or not isinstance(nano, int):
+                raise LedgerDamaged(self._file.name, f"damaged: attempts in state {state!r} sum up to {nano!r}")
+            sums[state] = nano
+            if state != AttemptState.FREED:
+                unknown += attempts - known
+        return Spending(
+            settled=to_usd(sums[AttemptState.SETTLED]),
+            doubt=to_usd(sums[AttemptState.DOUBT]),
+            open=to_usd(sums[AttemptState.OPEN]),
+            unknown=unknown,
+        )
+
+    def _job(self, job: int) -> Row:
+        return self._sound(self._file.read(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?", (job,)), f"job {job}")  # noqa: S608
+
+    def _sound(self, rows: Sequence[Row], what: str) -> Row:
+        """The one row, once it is known to be what was written: rot is neither read nor given a new checksum."""
+        if not rows:
+            raise LedgerDamaged(self._file.name, f"damaged: {what} does not exist")
+        if checksum(rows[0][:-1]) != rows[0][-1]:
+            raise LedgerDamaged(self._file.name, f"damaged: {what} does not match its checksum")
+        return rows[0]
+
+
+def _insert(db: sqlite3.Connection, table: str, columns: Row) -> None:
+    marks = "?, " * len(columns)
+    db.execute(f"INSERT INTO {table} VALUES ({marks}?)", (*columns, checksum(columns)))  # noqa: S608  our own names
