@@ -1,0 +1,310 @@
+"""The state of one job: which request goes next, and what follows its end.
+
+No clock, no I/O, no asyncio: the runner carries out what is decided here, and commits a verdict before it is applied.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+
+from packer import recovery
+from packer.budget import Budget
+from packer.errors import Failure
+from packer.events import AttemptEnded, Statistics
+from packer.exchange import ChargeSource, Prompt
+from packer.items import Status
+from packer.ledger import AttemptState
+from packer.limiter import Limiter
+from packer.packs import Pack, Question, plan_packs, split_pack
+from packer.prompts import write_user
+from packer.recovery import Accept, Answered, Failed, GiveUp, JobRecord, Outcome, PackRecord, Resend, Split, Step
+from packer.requests import Requests
+from packer.sizing import PackSizer
+from packer.slots import Board
+from packer.usage import Usage
+from packer.verdicts import Request, Verdict
+
+_NONCE_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that is mistaken for another
+# Until a gateway has answered this often, or has given one sound row, requests go one at a time
+_PROBES = 3
+
+
+@dataclass(slots=True)
+class Job:
+    """One job. `attempt` is the first unused attempt number; `doubtful` the keys that `hold` does not ask again."""
+
+    board: Board
+    requests: Requests
+    budget: Budget
+    limiter: Limiter
+    sizer: PackSizer
+    rng: random.Random
+    attempt: int
+    hold: bool
+    doubtful: frozenset[str] = frozenset()
+    stopped: str | None = field(default=None, init=False)
+    in_flight: int = field(default=0, init=False)
+    _record: JobRecord = field(default_factory=JobRecord, init=False)
+    _replies: int = field(default=0, init=False)
+    _pool: deque[Question] = field(default_factory=deque, init=False)
+    _again: deque[tuple[Pack, PackRecord]] = field(default_factory=deque, init=False)
+    _later: list[tuple[float, int, Pack, PackRecord]] = field(default_factory=list, init=False)
+    _packs: int = field(default=0, init=False)
+    _requests: int = field(default=0, init=False)
+    _unpriced: int = field(default=0, init=False)
+    _usage: Usage = field(default=Usage(0, 0), init=False)
+    _balance: Decimal | None = field(default=None, init=False)
+    _sources: dict[ChargeSource, int] = field(default_factory=dict, init=False)
+
+    # Items in
+
+    def recall(self, fresh: Mapping[str, str], known: Mapping[str, Any]) -> None:
+        """Answer from the ledger what is `known`, and queue the rest of `fresh`."""
+        for key, value in known.items():
+            self.board.answer(key, value, known=True)
+        asked = {key: text for key, text in fresh.items() if key not in known}
+        for key in asked.keys() & self.doubtful:
+            self.board.give_up(
+                key, Status.DOUBT, "in doubt: an earlier request for it was sent and its fate is unknown"
+            )
+            del asked[key]
+        if self.stopped is not None:
+            for key in asked:
+                self.board.give_up(key, Status.PENDING, f"stopped: {self.stopped}")
+            return
+        self._enqueue(asked)
+
+    def _enqueue(self, asked: Mapping[str, str]) -> None:
+        # a line costs its number, a full stop and quotes besides its text: about five tokens, seven bytes at most
+        counts = self.requests.count(list(asked.values()))
+        envelope = self.requests.envelope(1)
+        questions = []
+        for (key, text), tokens in zip(asked.items(), counts, strict=True):
+            question = Question(key, text, tokens + 5, self.requests.bound(write_user([text], "")) + 2)
+            reason = envelope.why_not(question)
+            if reason is None:
+                questions.append(question)
+            else:
+                self.board.fail(key, reason)
+        # files are often sorted by class, and earlier rows pull later ones
+        self.rng.shuffle(questions)
+        self._pool.extend(questions)
+
+    # Requests out
+
+    def next_request(self, now: float, *, flush: bool) -> Request | None:
+        """The request that may leave now, its money reserved; None where there is none.
+
+        `flush` allows a pack that is not full.
+        """
+        while self.stopped is None and self.limiter.may_send(now, self.in_flight) and self._gate_is_open():
+            work = self._next_work(now, flush=flush)
+            if work is None:
+                return None
+            pack, record = work
+            max_tokens = self.requests.max_tokens(pack)
+            worst = self.requests.worst(pack, max_tokens)
+            cap = self.requests.limits.max_request_usd
+            if max_tokens < 1 or (cap is not None and worst is not None and worst > cap):
+                self._shrink(pack, record, "asking it alone could cost more than the cap of one request")
+            elif worst is not None and not self.budget.has_room(worst):
+                if self.in_flight:
+                    self._again.appendleft(work)
+                    return None
+                if len(pack) > 1:
+                    self._shrink(pack, record, "")
+                else:
+                    self._again.appendleft(work)
+                    self.stop(f"budget: the next request could pass the cap of {self.budget.cap} USD")
+            else:
+                return self._open_request(pack, record, max_tokens, worst)
+        return None
+
+    def next_wake(self, now: float) -> float | None:
+        """Seconds until something may leave that may not now; None where only an event can change that."""
+        waits = [self._later[0][0] - now] if self._later else []
+        if self._again or self._pool or self._later:
+            waits.append(self.limiter.frozen_for(now))
+        ahead = [wait for wait in waits if wait > 0]
+        return min(ahead) if ahead else None
+
+    def _gate_is_open(self) -> bool:
+        return self.in_flight == 0 or self._record.accepted or self._replies >= _PROBES
+
+    def _next_work(self, now: float, *, flush: bool) -> tuple[Pack, PackRecord] | None:
+        while self._later and self._later[0][0] <= now:
+            _, _, pack, record = heapq.heappop(self._later)
+            self._again.append((pack, record))
+        if self._again:
+            return self._again.popleft()
+        if not self._pool:
+            return None
+        pack = next(plan_packs(self._pool, self.requests.envelope(self.sizer.size)))
+        if len(pack) == len(self._pool) < self.sizer.size and not flush:
+            return None
+        for _ in range(len(pack)):
+            self._pool.popleft()
+        self._packs += 1
+        return pack, PackRecord()
+
+    def _shrink(self, pack: Pack, record: PackRecord, reason: str) -> None:
+        if len(pack) == 1:
+            self.board.fail(pack.keys[0], reason)
+        else:
+            self._again.extendleft((part, record) for part in reversed(split_pack(pack, 2)))
+
+    def _open_request(self, pack: Pack, record: PackRecord, max_tokens: int, worst: Decimal | None) -> Request:
+        reserve = None if worst is None else self.budget.reserve(worst)
+        nonce = "".join(self.rng.choices(_NONCE_LETTERS, k=4))
+        prompt = Prompt(self.requests.system, write_user(pack.texts, nonce), self.requests.schema, max_tokens)
+        request = Request(self.attempt, pack, record, prompt, nonce, reserve)
+        self.attempt += 1
+        self.in_flight += 1
+        self._requests += 1
+        return request
+
+    # Replies in
+
+    def apply(self, verdict: Verdict, now: float) -> AttemptEnded:
+        """Carry a committed verdict out: results for the sound rows, the next step for the rest."""
+        request, outcome = verdict.request, verdict.outcome
+        self.in_flight -= 1
+        self._account(verdict)
+        keys = request.pack.keys
+        for number, value in verdict.rows.items():
+            self.board.answer(keys[number - 1], value, known=False)
+        rest = Pack(tuple(q for n, q in enumerate(request.pack.questions, 1) if n not in verdict.rows))
+        outcome = self._learn(request, outcome, verdict, now)
+        record = request.record.after(outcome)
+        self._record = self._record.after(outcome)
+        step = recovery.next_step(
+            outcome, rest=len(rest), pack=record, job=self._record, jitter=self.rng.random(), hold=self.hold
+        )
+        if isinstance(outcome, Answered) and not isinstance(step, Resend):
+            self.sizer.answered(outcome.asked, outcome.sound)
+        self._follow(step, rest, record, attempt=request.attempt, now=now)
+        return AttemptEnded(
+            attempt=request.attempt,
+            items=len(request.pack),
+            number=record.attempts,
+            sound=len(verdict.rows),
+            outcome=verdict.words,
+            step=type(step).__name__.lower(),
+            seconds=verdict.seconds,
+            usage=verdict.usage,
+            charge=verdict.charge,
+        )
+
+    def stop(self, reason: str) -> None:
+        """Send nothing more; what is not in flight becomes pending. A second reason changes nothing."""
+        if self.stopped is not None:
+            return
+        self.stopped = reason
+        waiting = [question.key for question in self._pool]
+        waiting += [key for pack, _ in self._again for key in pack.keys]
+        waiting += [key for _, _, pack, _ in self._later for key in pack.keys]
+        self._pool.clear()
+        self._again.clear()
+        self._later.clear()
+        for key in waiting:
+            self.board.give_up(key, Status.PENDING, f"stopped: {reason}")
+
+    def statistics(self, *, seconds: float, refused_settings: tuple[str, ...]) -> Statistics:
+        """How the job stands."""
+        return Statistics(
+            items=self.board.items,
+            labelled=self.board.counts[Status.LABELLED],
+            failed=self.board.counts[Status.FAILED],
+            doubt=self.board.counts[Status.DOUBT],
+            pending=self.board.counts[Status.PENDING],
+            known=self.board.known,
+            packs=self._packs,
+            requests=self._requests,
+            in_flight=self.in_flight,
+            limit=self.limiter.limit,
+            pack_size=self.sizer.size,
+            usage=self._usage,
+            settled=self.budget.settled,
+            in_doubt=self.budget.in_doubt,
+            reserved=self.budget.reserved,
+            unpriced=self._unpriced,
+            balance=self._balance,
+            charge_sources=dict(self._sources),
+            seconds=seconds,
+            stopped=self.stopped,
+            refused_settings=refused_settings,
+        )
+
+    def _account(self, verdict: Verdict) -> None:
+        reserve = verdict.request.reserve or Decimal(0)
+        if verdict.state is AttemptState.DOUBT:
+            self.budget.hold(reserve)
+            self._unpriced += verdict.request.reserve is None
+        elif verdict.state is AttemptState.FREED:
+            self.budget.release(reserve)
+        elif verdict.charge is None:
+            self._unpriced += 1
+        else:
+            self.budget.settle(reserve, verdict.charge.usd)
+            source = verdict.charge.source
+            self._sources[source] = self._sources.get(source, 0) + 1
+            if verdict.request.reserve is not None and verdict.charge.usd > reserve:
+                self.stop(
+                    f"a request was charged {verdict.charge.usd} USD, over its worst case of {reserve} USD: "
+                    "the price that is known for this model is not the gateway's"
+                )
+        if verdict.usage is not None:
+            self._usage += verdict.usage
+        if verdict.balance is not None:
+            self._balance = verdict.balance
+
+    def _learn(self, request: Request, outcome: Outcome, verdict: Verdict, now: float) -> Outcome:
+        """Feed the limiter and the estimates; the outcome, told whether its allowance can still grow."""
+        if isinstance(outcome, Failed):
+            if outcome.failure is Failure.RATE_LIMITED:
+                jitter = self.rng.random()
+                self.limiter.refused(now, in_flight=self.in_flight, retry_after=outcome.retry_after, jitter=jitter)
+            else:
+                self.limiter.failed(now)
+            return outcome
+        self._replies += 1
+        usage = verdict.usage
+        self.limiter.succeeded(now, seconds=verdict.seconds, output_tokens=usage.output_tokens if usage else 0)
+        if usage is not None:
+            self.requests.scale.observed(counted=self.requests.estimate(request.pack), reported=usage.input_tokens)
+        # an answer with every row that ran on until it was cut (some models pad with blanks) needs no more room
+        if outcome.truncated and outcome.sound < outcome.asked:
+            self.requests.allowance.truncated(request.prompt.max_tokens, outcome.asked)
+            at_ceiling = self.requests.max_tokens(request.pack) <= request.prompt.max_tokens
+            return replace(outcome, at_ceiling=at_ceiling)
+        if usage is not None and outcome.sound == outcome.asked:
+            self.requests.allowance.answered(outcome.asked, usage.output_tokens)
+        return outcome
+
+    def _follow(self, step: Step, rest: Pack, record: PackRecord, *, attempt: int, now: float) -> None:
+        if isinstance(step, recovery.Stop):
+            self.stop(step.reason)
+        if isinstance(step, GiveUp):
+            for key in rest.keys:
+                if step.doubt:
+                    self.board.give_up(key, Status.DOUBT, step.reason)
+                else:
+                    self.board.fail(key, step.reason)
+        elif self.stopped is not None:
+            for key in rest.keys:
+                self.board.give_up(key, Status.PENDING, f"stopped: {self.stopped}")
+        elif isinstance(step, Split):
+            self._again.extend((part, record.child()) for part in split_pack(rest, step.parts))
+        elif isinstance(step, Resend) and step.after > 0:
+            # the attempt's number breaks ties: no other entry has it
+            heapq.heappush(self._later, (now + step.after, attempt, rest, record))
+        elif isinstance(step, Resend):
+            self._again.append((rest, record))
+        else:
+            assert isinstance(step, Accept), step

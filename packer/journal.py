@@ -1,0 +1,72 @@
+"""A change is durable before its `commit` returns, and changes that wait together share one transaction.
+
+All calls of the ledger run in one thread: SQLite has one writer, and the event loop never waits for a disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from packer.ledger import Closed, Ledger, Opened
+
+_T = TypeVar("_T")
+
+
+class Journal:
+    """The ledger at `path` (None: in memory) for code that awaits."""
+
+    def __init__(self, path: Path | str | None) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="packer-ledger")
+        self._waiting: list[tuple[Opened | Closed, asyncio.Future[None]]] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._ledger: Ledger | None = None
+
+    async def open(self) -> None:
+        """Open the ledger. Raises `LedgerError`."""
+        self._ledger = await self._run(lambda: Ledger(self._path))
+
+    async def ask(self, question: Callable[[Ledger], _T]) -> _T:
+        """The ledger's answer to `question`, which runs in the ledger's thread."""
+        ledger = self._ledger
+        assert ledger is not None, "open() comes first"
+        return await self._run(lambda: question(ledger))
+
+    async def commit(self, change: Opened | Closed) -> None:
+        """Write `change`; it is durable when this returns. Raises `LedgerError`."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((change, done))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write())
+        await done
+
+    async def close(self) -> None:
+        """Write what waits and close the ledger."""
+        if self._writer is not None:
+            await asyncio.wait([self._writer])
+        if self._ledger is not None:
+            await self.ask(Ledger.close)
+            self._ledger = None
+        self._thread.shutdown(wait=False)
+
+    async def _write(self) -> None:
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            changes = [change for change, _ in group]
+            try:
+                await self.ask(lambda ledger, changes=changes: ledger.commit(changes))  # type: ignore[misc]  # default binds
+            except Exception as error:  # noqa: BLE001  whoever waits gets it
+                for _, done in group:
+                    if not done.done():
+                        done.set_exception(error)
+            else:
+                for _, done in group:
+                    if not done.done():
+                        done.set_result(None)
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -1,0 +1,419 @@
+"""Carries packs through prompt, transport, answer, recovery and ledger. What happens next is the job's decision.
+
+An intent is committed before its request leaves, a verdict before it is shown. Nothing here retries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypedDict
+
+import pydantic
+
+from packer.budget import Budget
+from packer.connections import connect
+from packer.errors import CallError, PriceError, TransportError
+from packer.events import (
+    AttemptStarted,
+    Event,
+    JobStarted,
+    JobStopped,
+    LimitChanged,
+    PackSizeChanged,
+    SettingRefused,
+    Statistics,
+)
+from packer.exchange import Reply
+from packer.items import Item, Result, key_maker
+from packer.job import Job
+from packer.journal import Journal
+from packer.ledger import Ledger
+from packer.limiter import Limiter
+from packer.packs import PackLimits
+from packer.pricing import find_price
+from packer.requests import Requests
+from packer.sizing import PackSizer
+from packer.slots import Board, Slot
+from packer.sources import slices
+from packer.task import Task
+from packer.tokens import bound_tokens, count_tokens
+from packer.transport import Transport
+from packer.usage import FREE, Price
+from packer.verdicts import Request, judge
+
+DEFAULT_LEDGER = "prompt-packer.db"
+# Part of every key: all that is sent besides the prompt and can change an answer
+_PARAMETERS: Mapping[str, Any] = {"temperature": 0}
+_DEADLINE = 120.0  # seconds for one request, whatever happens on its way
+# Items that are read ahead of the first one that has not ended: what a slow request may hold up, and memory's bound
+_LOOK_AHEAD = 10_000
+_LOOK_AHEAD_CHARACTERS = 32_000_000
+_SLICE = 500  # items looked up, shuffled and packed together
+MOST_IN_FLIGHT = 256
+_LOCAL_IN_FLIGHT = 2  # one runs, one waits: the CPU is the limit
+
+
+class RunnerOptions(TypedDict, total=False):
+    """The options of `Runner`, for the functions that pass them on."""
+
+    transport: Transport | None
+    base_url: str | None
+    api_key: str | None
+    ledger: Path | str | None
+    job: str
+    limits: PackLimits
+    budget_usd: Decimal | float | str | None
+    price: Price | None
+    concurrency: int | None
+    on_doubt: Literal["retry", "hold"]
+    seed: int
+    linger: float
+    on_event: Callable[[Event], None] | None
+
+
+class Runner:
+    """Labels items with `task` and `model`; an async context manager.
+
+    `transport` None means the one that `model` and `base_url` name (see `connections.connect`); `api_key` None means
+    the environment variable of that host. `ledger` is the file that remembers every answer, None for memory only. `job`
+    names the job that a budget belongs to: runs with the same name, task and model share it. `budget_usd` caps what
+    the job may cost in all its runs, None for no cap. `price` None means the catalogue's. `concurrency` None means
+    that the limit is searched for. `on_doubt` says what happens to items whose request was sent and never heard of:
+    asked again, or held. `seed` orders the items inside the look-ahead. `linger` is how long, in seconds, a single text
+    waits for others to share its pack. `on_event` is called with everything that happens; it must not block.
+
+    Raises `CallError` for what is wrong with the call and `LedgerError`, both on entering.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        model: str,
+        transport: Transport | None = None,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        ledger: Path | str | None = DEFAULT_LEDGER,
+        job: str = "",
+        limits: PackLimits | None = None,
+        budget_usd: Decimal | float | str | None = None,
+        price: Price | None = None,
+        concurrency: int | None = None,
+        on_doubt: Literal["retry", "hold"] = "retry",
+        seed: int = 0,
+        linger: float = 0.02,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        self.task = task
+        self.model = model
+        self._given_transport = transport
+        self._address = (base_url, api_key)
+        self._journal = Journal(ledger)
+        self._name = f"{task.fingerprint}/{model}/{job}"
+        self._limits = PackLimits() if limits is None else limits
+        self._cap = None if budget_usd is None else _read_usd("budget_usd", budget_usd)
+        self._price = price
+        self._concurrency = _read_concurrency(concurrency, model)
+        self._on_doubt = on_doubt
+        self._seed = seed
+        self._linger = linger
+        self._on_event = on_event
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        base_url, api_key = self._address
+        self._transport = self._given_transport or connect(
+            self.model, base_url=base_url, api_key=api_key, connections=MOST_IN_FLIGHT
+        )
+        self._price = FREE if self._transport.is_free() else self._price or find_price(self.model)
+        if self._price is None and (self._cap is not None or self._limits.max_request_usd is not None):
+            raise PriceError(f"no price is known for {self.model}, and a money cap needs one: give its price")
+        await self._journal.open()
+        self._number = await self._journal.ask(self._start_job)
+        self._job = await self._journal.ask(self._make_job)
+        self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listeners: set[asyncio.Event] = set()
+        self._feeding = 0
+        self._flush_at = 0.0
+        self._lingering: list[Slot] = []
+        self._broken: BaseException | None = None
+        self._told: dict[Any, Event] = {}
+        self._ended_after: float | None = None
+        self._dispatcher = asyncio.create_task(self._dispatch())
+        self._dispatcher.add_done_callback(self._finished)
+        self._emit(JobStarted(self._number, self.model, self.task.fingerprint))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            # requests in flight are paid for: leaving waits for them, and only a second interrupt abandons them
+            if self._lingering or not self._job.board.is_empty():
+                self.stop("interrupted" if kind is asyncio.CancelledError else "the runner was closed")
+            while self._tasks and self._broken is None:
+                await asyncio.wait(self._tasks)
+        finally:
+            await self._close()
+
+    async def stream(self, items: Iterable[Item | str] | AsyncIterable[Item | str]) -> AsyncIterator[Result]:
+        """One result an item, in the order of `items`, which are read as far ahead as memory's bound allows.
+
+        An error that `items` raises is raised after the results of what came before it. Raises `LedgerError`.
+        """
+        lane = _Lane()
+        feeder = asyncio.create_task(self._feed(items, lane))
+        self._listeners.add(lane.news)
+        try:
+            while True:
+                lane.news.clear()
+                for result in lane.take_ended():
+                    yield result
+                self._check()
+                if lane.is_empty() and feeder.done():
+                    feeder.result()
+                    return
+                await lane.news.wait()
+        finally:
+            self._listeners.discard(lane.news)
+            feeder.cancel()
+            await asyncio.gather(feeder, return_exceptions=True)
+
+    async def submit(self, item: Item | str) -> Result:
+        """The result of one item, which is packed with whatever else is waiting. Raises `LedgerError`."""
+        news = asyncio.Event()
+        slot = Slot(_as_item(item), wake=news.set)
+        self._lingering.append(slot)
+        if len(self._lingering) >= self._job.sizer.size:
+            self._send_lingering()
+        elif len(self._lingering) == 1:
+            self._loop.call_later(self._linger, self._send_lingering)
+        self._listeners.add(news)
+        try:
+            while slot.result is None:
+                self._check()
+                await news.wait()
+                news.clear()
+        finally:
+            self._listeners.discard(news)
+        return slot.result
+
+    def stop(self, reason: str) -> None:
+        """Send nothing more: what is in flight is kept, all other items become pending."""
+        self._send_lingering()
+        self._job.stop(reason)
+        self._wake.set()
+
+    def statistics(self) -> Statistics:
+        """How the job stands."""
+        seconds = self._loop.time() - self._began if self._ended_after is None else self._ended_after
+        return self._job.statistics(seconds=seconds, refused_settings=self._transport.refused_settings())
+
+    def _start_job(self, ledger: Ledger) -> int:
+        about = {"task": self.task.fingerprint, "model": self.model, "parameters": dict(_PARAMETERS)}
+        return ledger.start_job(self._name, about)
+
+    def _make_job(self, ledger: Ledger) -> Job:
+        spending = ledger.spending(self._name)
+        hold = self._on_doubt == "hold"
+        make_key = key_maker(fingerprint=self.task.fingerprint, model=self.model, parameters=_PARAMETERS)
+        return Job(
+            board=Board(self.task, make_key),
+            requests=Requests(self.task, self._limits, self._price, count_tokens, bound_tokens),
+            budget=Budget(self._cap, spending.settled, spending.doubt),
+            limiter=Limiter(cap=MOST_IN_FLIGHT, fixed=self._concurrency),
+            sizer=PackSizer(self._limits.max_items),
+            rng=random.Random(self._seed),  # noqa: S311  shuffles and jitter, no secrets
+            attempt=ledger.next_attempt(),
+            hold=hold,
+            doubtful=frozenset(ledger.doubtful_keys()) if hold else frozenset(),
+        )
+
+    async def _close(self) -> None:
+        work = [*self._tasks, self._dispatcher]
+        for task in work:
+            # a request that is abandoned here stays open in the ledger: the next run finds it in doubt
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._ended_after = self._loop.time() - self._began
+        try:
+            if self._broken is None:
+                standing = pydantic.TypeAdapter(Statistics).dump_python(self.statistics(), mode="json")
+                outcome = self._job.stopped or "finished"
+                await self._journal.ask(lambda ledger: ledger.end_job(self._number, outcome, standing))
+        finally:
+            await self._transport.aclose()
+            await self._journal.close()
+
+    # Items in
+
+    async def _feed(self, items: Iterable[Item | str] | AsyncIterable[Item | str], lane: _Lane) -> None:
+        self._feeding += 1
+        try:
+            async for taken in slices(items, size=_SLICE, patience=self._linger):
+                fresh = [Slot(_as_item(item)) for item in taken]
+                lane.add(fresh)
+                await self._register(fresh)
+                lane.news.set()
+                await lane.has_room()
+        finally:
+            self._feeding -= 1
+            lane.news.set()
+            self._wake.set()
+
+    async def _register(self, slots: list[Slot]) -> None:
+        fresh = self._job.board.register(slots)
+        known = await self._journal.ask(lambda ledger: ledger.find(list(fresh))) if fresh else {}
+        self._job.recall(fresh, known)
+        self._flush_at = self._loop.time() + self._linger
+        self._wake.set()
+
+    def _send_lingering(self) -> None:
+        slots, self._lingering = self._lingering, []
+        if slots:
+            self._start(self._register(slots))
+
+    # Requests out, replies in
+
+    async def _dispatch(self) -> None:
+        while True:
+            self._wake.clear()
+            now = self._loop.time()
+            flush = self._feeding == 0 or now >= self._flush_at
+            while (request := self._job.next_request(now, flush=flush)) is not None:
+                self._start(self._attempt(request))
+            self._tell_changes()
+            self._set_timer(now, flush=flush)
+            await self._wake.wait()
+
+    def _set_timer(self, now: float, *, flush: bool) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        waits = [self._job.next_wake(now), None if flush else self._flush_at - now]
+        ahead = [wait for wait in waits if wait is not None]
+        self._timer = self._loop.call_later(min(ahead), self._wake.set) if ahead else None
+
+    async def _attempt(self, request: Request) -> None:
+        opened = request.opened(self._number)
+        await self._journal.commit(opened)
+        self._emit(AttemptStarted(request.attempt, len(request.pack), opened.number, request.prompt.max_tokens))
+        began = self._loop.time()
+        ended: Reply | TransportError
+        try:
+            ended = await self._transport.send(request.prompt, deadline=_DEADLINE)
+        except TransportError as error:
+            ended = error
+        seconds = self._loop.time() - began
+        verdict = judge(request, ended, seconds, task=self.task, price=self._price, free=self._transport.is_free())
+        await self._journal.commit(verdict.closed())
+        self._emit(self._job.apply(verdict, self._loop.time()))
+        self._wake.set()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        # The ledger is gone, or there is a bug: nothing can go on, and everybody who waits is told
+        self._broken = self._broken or error
+        for listener in self._listeners:
+            listener.set()
+
+    def _check(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+
+    # What can be observed
+
+    def _emit(self, event: Event) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def _tell_changes(self) -> None:
+        standing: dict[Any, Event] = {
+            LimitChanged: LimitChanged(self._job.limiter.limit),
+            PackSizeChanged: PackSizeChanged(self._job.sizer.size),
+        }
+        standing |= {setting: SettingRefused(setting) for setting in self._transport.refused_settings()}
+        if self._job.stopped is not None:
+            standing[JobStopped] = JobStopped(self._job.stopped)
+        for name, event in standing.items():
+            if self._told.get(name) != event:
+                self._emit(event)
+        self._told = standing
+
+
+class _Lane:
+    """The items of one stream: read ahead, ended in any order, handed out in the input's."""
+
+    def __init__(self) -> None:
+        self.news = asyncio.Event()
+        self._slots: deque[Slot] = deque()
+        self._characters = 0
+        self._room = asyncio.Event()
+
+    def add(self, slots: Iterable[Slot]) -> None:
+        """Append items that were read."""
+        for slot in slots:
+            self._slots.append(slot)
+            self._characters += len(slot.item.text)
+
+    def take_ended(self) -> Iterable[Result]:
+        """The results that are next in order, as far as they are there; then `news` tells of the one that is not."""
+        while self._slots and (result := self._slots[0].result) is not None:
+            self._slots.popleft()
+            self._characters -= len(result.item.text)
+            self._room.set()
+            yield result
+        if self._slots:
+            self._slots[0].wake = self.news.set
+
+    def is_empty(self) -> bool:
+        """Whether every item that was read has been handed out."""
+        return not self._slots
+
+    async def has_room(self) -> None:
+        """Wait until more items may be read."""
+        while len(self._slots) >= _LOOK_AHEAD or self._characters >= _LOOK_AHEAD_CHARACTERS:
+            self._room.clear()
+            await self._room.wait()
+
+
+def _as_item(given: Item | str) -> Item:
+    item = Item(given) if isinstance(given, str) else given
+    if not isinstance(item, Item) or not isinstance(item.text, str):
+        raise CallError(f"expected texts or items, got {type(given).__name__}")
+    return item
+
+
+def _read_usd(name: str, given: Decimal | float | str) -> Decimal:
+    try:
+        usd = Decimal(str(given))
+    except InvalidOperation:
+        usd = Decimal("NaN")
+    if not usd.is_finite() or usd <= 0:
+        raise CallError(f"{name}: expected US dollars above 0, got {given!r}")
+    return usd
+
+
+def _read_concurrency(given: int | None, model: str) -> int | None:
+    if given is None:
+        return _LOCAL_IN_FLIGHT if model == "local" else None
+    if not 1 <= given <= MOST_IN_FLIGHT:
+        raise CallError(f"concurrency: expected 1 to {MOST_IN_FLIGHT}, or None to search for it, got {given!r}")
+    return given

@@ -1,0 +1,107 @@
+"""Every slot gets exactly one result, and a text that stands in many slots is one question.
+
+Law 1 is held here and nowhere else: whoever waits for a key is told once, all of them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pydantic
+
+from packer.items import Item, Result, Status, normalise_text
+from packer.task import Task
+
+# Failed texts that are remembered, so that their copies are not paid for again; a bound, not a promise
+_FAILED_REMEMBERED = 10_000
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """An item's place in the output. `result` is None until it has ended; `wake` is called when it does."""
+
+    item: Item
+    result: Result | None = None
+    wake: Callable[[], None] | None = None
+
+    def end(self, result: Result) -> None:
+        """Give the item its one result."""
+        assert self.result is None, "an item ends once"
+        self.result = result
+        if self.wake is not None:
+            self.wake()
+
+
+@dataclass(slots=True)
+class Board:
+    """The slots that wait, by the key of their text, and how many have ended in each state."""
+
+    task: Task
+    make_key: Callable[[str], str]
+    items: int = field(default=0, init=False)
+    known: int = field(default=0, init=False)
+    counts: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0), init=False)
+    _waiting: dict[str, list[Slot]] = field(default_factory=dict, init=False)
+    _failed: dict[str, str] = field(default_factory=dict, init=False)
+
+    def register(self, slots: Iterable[Slot]) -> dict[str, str]:
+        """Take slots in; the keys and normalised texts for which nobody waits yet."""
+        fresh: dict[str, str] = {}
+        for slot in slots:
+            self.items += 1
+            text = normalise_text(slot.item.text)
+            if not text:
+                self._end(slot, Status.FAILED, error="the text is empty")
+                continue
+            key = self.make_key(text)
+            if key in self._failed:
+                self._end(slot, Status.FAILED, error=self._failed[key])
+            elif key in self._waiting:
+                self._waiting[key].append(slot)
+            else:
+                self._waiting[key] = [slot]
+                fresh[key] = text
+        return fresh
+
+    def is_empty(self) -> bool:
+        """Whether nobody waits."""
+        return not self._waiting
+
+    def answer(self, key: str, value: Any, *, known: bool) -> None:
+        """End all who wait for `key` with its answer; `known` where it cost nothing now."""
+        try:
+            label, record = self.task.load(value)
+        except pydantic.ValidationError:
+            self.fail(key, "the ledger's record for this text no longer passes the task's model")
+            return
+        for slot in self._waiting.pop(key):
+            self._end(slot, Status.LABELLED, label=label, record=record, known=known)
+            known = True  # the copies of a text cost nothing
+
+    def fail(self, key: str, reason: str) -> None:
+        """End all who wait for `key` as failed; copies of the text that come later fail with them."""
+        if len(self._failed) >= _FAILED_REMEMBERED:
+            self._failed.clear()
+        self._failed[key] = reason
+        self.give_up(key, Status.FAILED, reason)
+
+    def give_up(self, key: str, status: Status, error: str) -> None:
+        """End all who wait for `key` without an answer."""
+        for slot in self._waiting.pop(key):
+            self._end(slot, status, error=error)
+
+    def _end(
+        self,
+        slot: Slot,
+        status: Status,
+        *,
+        label: str | None = None,
+        record: Any = None,
+        error: str = "",
+        known: bool = False,
+    ) -> None:
+        self.counts[status] += 1
+        self.known += known
+        slot.end(Result(slot.item, status, label, record, error, known))

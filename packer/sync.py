@@ -1,0 +1,70 @@
+"""The runner for code that does not await: in a script, and in a notebook whose event loop already runs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any, TypeVar, Unpack
+
+from packer.errors import CallError, StoppedError
+from packer.items import Item, Result
+from packer.runner import Runner, RunnerOptions
+from packer.task import Task
+
+_T = TypeVar("_T")
+
+
+def label(
+    items: Iterable[Item | str],
+    labels: Iterable[str] | Mapping[str, str] | Any = None,
+    *,
+    model: str,
+    task: Task | None = None,
+    **options: Unpack[RunnerOptions],
+) -> list[Result]:
+    """One result an item, in the order of `items`.
+
+    Give either `labels` (as `Task` takes them) or a whole `task`. `options` are those of `Runner`.
+
+    Raises `CallError` for what is wrong with the call, `LedgerError`, and `StoppedError` where the job stopped before
+    its end: its `results` hold every item's state, and the same call again goes on where it stopped.
+    """
+    if (labels is None) == (task is None):
+        raise CallError("expected either labels or a task, got " + ("neither" if labels is None else "both"))
+    if isinstance(items, str):
+        raise CallError("expected a list of texts, got one text")
+    runner = Runner(Task(labels) if task is None else task, model=model, **options)
+    return _run(_label(runner, items))
+
+
+async def _label(runner: Runner, items: Iterable[Item | str]) -> list[Result]:
+    async with runner:
+        results = [result async for result in runner.stream(items)]
+    stopped = runner.statistics().stopped
+    if stopped is not None:
+        raise StoppedError(stopped, results)
+    return results
+
+
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    # A loop runs in this thread (a notebook): another thread gets a loop of its own
+    ended: list[_T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            ended.append(asyncio.run(work))
+        except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="packer-label")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return ended[0]

@@ -1,0 +1,108 @@
+"""A request's end is judged before anything changes: the verdict is committed, then applied.
+
+What is booked is the gateway's word, else usage x price, else the reserve; what nobody knows is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+from packer import recovery
+from packer.answers import parse_answer
+from packer.errors import TransportError
+from packer.exchange import Charge, ChargeSource, Prompt, Reply, StopReason
+from packer.ledger import AttemptState, Closed, Opened
+from packer.packs import Pack
+from packer.recovery import Answered, Booking, Failed, Outcome, PackRecord
+from packer.task import Task
+from packer.usage import Price, Usage, cost
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt that is about to be sent for `pack`, and what is reserved for it (None: the price is unknown)."""
+
+    attempt: int
+    pack: Pack
+    record: PackRecord
+    prompt: Prompt
+    nonce: str
+    reserve: Decimal | None
+
+    def opened(self, job: int) -> Opened:
+        """The intent, as the ledger keeps it."""
+        return Opened(self.attempt, job, self.pack.keys, self.record.attempts + 1, self.reserve)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a request came to: to be committed first (`closed`), then applied."""
+
+    request: Request
+    outcome: Outcome
+    rows: Mapping[int, Any]  # number -> answer
+    state: AttemptState
+    charge: Charge | None
+    usage: Usage | None
+    balance: Decimal | None
+    seconds: float
+    words: str
+
+    def closed(self) -> Closed:
+        """The end of the attempt, as the ledger keeps it."""
+        keys = self.request.pack.keys
+        answers = {keys[number - 1]: answer for number, answer in self.rows.items()}
+        return Closed(self.request.attempt, self.state, self.words, self.charge, self.usage, self.seconds, answers)
+
+
+def judge(
+    request: Request, ended: Reply | TransportError, seconds: float, *, task: Task, price: Price | None, free: bool
+) -> Verdict:
+    """What a request came to after `seconds`; `free` where the model takes no money."""
+    booked = partial(_book, request, ended.charge, price=price, free=free)
+    if isinstance(ended, TransportError):
+        failed = Failed(ended.failure, str(ended), ended.retry_after)
+        state, charge = booked(failed, None)
+        words = f"{ended.failure}: {ended}"
+        return Verdict(request, failed, {}, state, charge, None, ended.balance, seconds, words)
+    size = len(request.pack)
+    answer = parse_answer(ended.text, task=task, nonce=request.nonce, count=size)
+    defect = f"{answer.defects[0].message} @ {answer.defects[0].path}" if answer.defects else ""
+    outcome = Answered(
+        asked=size,
+        sound=len(answer.rows),
+        truncated=ended.stop_reason is StopReason.MAX_TOKENS,
+        filtered=ended.stop_reason is StopReason.CONTENT_FILTER,
+        defect=defect,
+    )
+    state, charge = booked(outcome, ended.usage)
+    words = f"{outcome.sound} of {size} answers"
+    if outcome.truncated:
+        words += ", cut at max_tokens"
+    if outcome.sound < size and defect:
+        words += f": {defect}"
+    return Verdict(request, outcome, answer.rows, state, charge, ended.usage, ended.balance, seconds, words)
+
+
+def _book(
+    request: Request, told: Charge | None, outcome: Outcome, usage: Usage | None, *, price: Price | None, free: bool
+) -> tuple[AttemptState, Charge | None]:
+    """The attempt's state, and the charge: the gateway's word, else usage x price, else the reserve."""
+    if free:
+        return AttemptState.SETTLED, Charge(Decimal(0), ChargeSource.FREE)
+    if told is not None:
+        return AttemptState.SETTLED, told
+    booking = recovery.book(outcome)
+    if booking is Booking.RELEASE:
+        return AttemptState.FREED, Charge(Decimal(0), ChargeSource.FREE)
+    if booking is Booking.DOUBT:
+        return AttemptState.DOUBT, None
+    if usage is not None and price is not None:
+        return AttemptState.SETTLED, Charge(cost(usage, price), ChargeSource.PRICE)
+    if request.reserve is not None:
+        return AttemptState.SETTLED, Charge(request.reserve, ChargeSource.RESERVE)
+    return AttemptState.SETTLED, None

@@ -1,0 +1,589 @@
+"""The runner on a fake transport under a fake clock: laws 1 to 6, quoted where they are checked."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from packer.errors import CallError, Failure, InputError, LedgerError, PriceError, StoppedError, TransportError
+from packer.events import AttemptEnded, Event, JobStopped, PackSizeChanged
+from packer.exchange import Charge, ChargeSource, Prompt, Reply, StopReason
+from packer.items import Item, Result, Status
+from packer.ledger import Closed, Ledger
+from packer.packs import PackLimits
+from packer.prompts import read_user
+from packer.runner import Runner
+from packer.sync import label
+from packer.task import Task
+from packer.testing import FakeClock, FakeTransport
+from packer.usage import Price, Usage
+
+TASK = Task(["even", "odd"])
+PRICE = Price(Decimal("0.15"), Decimal("0.6"))
+
+
+def parity(text: str) -> str:
+    return "even" if len(text) % 2 == 0 else "odd"
+
+
+def texts(count: int) -> list[str]:
+    return [f"text {'x' * (number % 7)} {number}" for number in range(count)]
+
+
+def run(items: Any, transport: FakeTransport, **options: Any) -> tuple[list[Result], Runner]:
+    options = {"model": "m", "ledger": None} | options
+
+    async def work() -> tuple[list[Result], Runner]:
+        async with Runner(TASK, transport=transport, **options) as runner:
+            return [result async for result in runner.stream(items)], runner
+
+    return FakeClock().run(work())
+
+
+def asked(transport: FakeTransport) -> Counter[str]:
+    return Counter(text for prompt in transport.prompts for text in read_user(prompt.user)[1])
+
+
+def test_every_item_gets_its_own_label_in_the_inputs_order() -> None:
+    transport = FakeTransport(TASK, parity, seconds=lambda number: 1.0 + number % 5)
+    given = texts(500)
+    results, runner = run(given, transport)
+    assert [result.item.text for result in results] == given
+    assert all(result.label == parity(result.item.text) and result.status is Status.LABELLED for result in results)
+    assert set(asked(transport).values()) == {1}
+    statistics = runner.statistics()
+    assert (statistics.items, statistics.labelled, statistics.requests, statistics.packs) == (500, 500, 25, 25)
+
+
+def test_packs_are_full_and_shuffled_inside_the_window() -> None:
+    transport = FakeTransport(TASK, parity)
+    run(texts(95), transport)
+    sizes = [len(read_user(prompt.user)[1]) for prompt in transport.prompts]
+    assert sorted(sizes) == [15, 20, 20, 20, 20]
+    assert read_user(transport.prompts[0].user)[1] != texts(20)
+
+
+def test_the_same_seed_gives_the_same_prompts() -> None:
+    first, second, third = (FakeTransport(TASK, parity) for _ in range(3))
+    run(texts(95), first, seed=1)
+    run(texts(95), second, seed=1)
+    run(texts(95), third, seed=2)
+    assert [prompt.user for prompt in first.prompts] == [prompt.user for prompt in second.prompts]
+    assert first.prompts != third.prompts
+
+
+def test_the_system_message_and_the_schema_are_the_same_in_every_request() -> None:
+    transport = FakeTransport(TASK, parity)
+    run(texts(100), transport)
+    assert len({prompt.system for prompt in transport.prompts}) == 1
+    assert len({id(prompt.schema) for prompt in transport.prompts}) == 1
+
+
+def test_identical_texts_are_asked_once_and_answered_everywhere() -> None:
+    transport = FakeTransport(TASK, parity)
+    results, runner = run(["a", "b", "a ", "a", "b\r\n"] * 10, transport)
+    assert asked(transport) == {"a": 1, "b": 1}
+    assert [result.label for result in results] == ["odd"] * 50
+    assert runner.statistics().known == 48
+    assert [result.known for result in results[:3]] == [False, False, True]
+
+
+def test_an_empty_text_fails_and_is_not_sent() -> None:
+    transport = FakeTransport(TASK, parity)
+    results, _ = run(["", "a", " \n"], transport)
+    assert [result.status for result in results] == [Status.FAILED, Status.LABELLED, Status.FAILED]
+    assert results[0].error == "the text is empty"
+    assert asked(transport) == {"a": 1}
+
+
+def test_a_text_that_alone_passes_a_cap_fails_with_its_reason_and_is_not_sent() -> None:
+    transport = FakeTransport(TASK, parity)
+    results, _ = run(["word " * 200_000, "a"], transport)
+    assert results[0].status is Status.FAILED
+    assert results[0].error.startswith("too long: about 200")
+    assert asked(transport) == {"a": 1}
+
+
+def test_a_request_that_could_cost_more_than_its_cap_is_never_sent() -> None:
+    transport = FakeTransport(TASK, parity)
+    cap = Decimal("0.00018")
+    results, _ = run([*texts(60), "y" * 1000], transport, limits=PackLimits(max_request_usd=cap), price=PRICE)
+    assert [result.status for result in results] == [Status.LABELLED] * 60 + [Status.FAILED]
+    assert "cap of one request" in results[-1].error
+    for prompt in transport.prompts:
+        size = len((prompt.system + prompt.user).encode()) + prompt.max_tokens * 4
+        assert Decimal(size) * PRICE.input / 1_000_000 <= cap
+
+
+def test_the_first_pack_goes_alone() -> None:
+    began: list[float] = []
+    clock = FakeClock()
+
+    class Timed(FakeTransport):
+        async def send(self, prompt: Prompt, *, deadline: float) -> Reply:
+            began.append(clock.now)
+            return await super().send(prompt, deadline=deadline)
+
+    async def work() -> None:
+        async with Runner(TASK, model="m", transport=Timed(TASK, parity), ledger=None) as runner:
+            assert [result async for result in runner.stream(texts(200))]
+
+    clock.run(work())
+    assert began[1] - began[0] == pytest.approx(1.0)
+    assert began[2] == began[1]
+
+
+@pytest.mark.parametrize("concurrency", [1, 3, 50])
+def test_no_more_than_the_limit_is_in_flight(concurrency: int) -> None:
+    transport = FakeTransport(TASK, parity)
+    run(texts(2000), transport, concurrency=concurrency)
+    assert transport.most_in_flight == concurrency
+
+
+def test_a_malformed_job_is_told_by_one_request_at_a_time() -> None:
+    refused = TransportError(Failure.BAD_REQUEST, "no such parameter", status=400)
+    transport = FakeTransport(TASK, parity, fault=lambda prompt, number: refused)
+    results, runner = run(texts(500), transport)
+    assert len(transport.prompts) == 3
+    assert transport.most_in_flight == 1
+    assert {result.status for result in results} == {Status.PENDING}
+    assert "no such parameter" in (runner.statistics().stopped or "")
+
+
+@pytest.mark.parametrize("failure", [Failure.KEY_REFUSED, Failure.QUOTA, Failure.UNKNOWN_MODEL, Failure.UNTRUSTED])
+def test_a_refused_key_in_mid_job_stops_with_nothing_more_than_what_was_in_flight(failure: Failure) -> None:
+    refused = TransportError(failure, "no", status=401)
+    transport = FakeTransport(TASK, parity, fault=lambda prompt, number: refused if number >= 4 else None)
+    results, runner = run(texts(2000), transport, concurrency=8)
+    assert len(transport.prompts) <= 1 + 8 + 2
+    assert len(results) == 2000
+    counts = Counter(result.status for result in results)
+    assert counts[Status.LABELLED] == 60
+    assert counts[Status.PENDING] == 1940
+    assert runner.statistics().stopped == f"{failure}: no"
+
+
+def test_a_poison_item_fails_alone() -> None:
+    def fault(prompt: Prompt, number: int) -> TransportError | None:
+        return TransportError(Failure.BAD_REQUEST, "moderated") if "text xx 9" in prompt.user else None
+
+    transport = FakeTransport(TASK, parity, fault=fault)
+    results, _ = run(texts(60), transport)
+    failed = [result for result in results if result.status is not Status.LABELLED]
+    assert [(result.item.text, result.error) for result in failed] == [("text xx 9", "refused: moderated")]
+
+
+def cut(transport: FakeTransport, prompt: Prompt, share: float) -> Reply:
+    whole = transport.right_reply(prompt)
+    return Reply(whole.text[: int(len(whole.text) * share)], StopReason.MAX_TOKENS, 1.0, whole.usage)
+
+
+def test_sound_rows_of_a_cut_answer_are_kept_and_only_the_rest_is_asked_again() -> None:
+    transport = FakeTransport(
+        TASK, parity, fault=lambda prompt, number: cut(transport, prompt, 0.6) if number == 1 else None
+    )
+    results, _ = run(texts(20), transport)
+    assert all(result.label == parity(result.item.text) for result in results)
+    assert 20 < sum(asked(transport).values()) < 40
+
+
+def test_a_whole_answer_that_runs_on_until_it_is_cut_raises_no_allowance() -> None:
+    def fault(prompt: Prompt, number: int) -> Reply:
+        whole = transport.right_reply(prompt)
+        return Reply(whole.text + " " * 200, StopReason.MAX_TOKENS, 1.0, Usage(100, prompt.max_tokens))
+
+    transport = FakeTransport(TASK, parity, fault=fault)
+    results, _ = run(texts(200), transport)
+    assert {result.status for result in results} == {Status.LABELLED}
+    assert max(prompt.max_tokens for prompt in transport.prompts) < 2 * transport.prompts[0].max_tokens
+
+
+def test_a_gateway_with_a_small_output_cap_costs_a_few_requests_and_never_the_job() -> None:
+    def fault(prompt: Prompt, number: int) -> Reply | None:
+        size = len(read_user(prompt.user)[1])
+        return cut(transport, prompt, 4 / size) if size > 5 else None
+
+    transport = FakeTransport(TASK, parity, fault=fault)
+    events: list[Event] = []
+    results, runner = run(texts(2000), transport, on_event=events.append)
+    assert {result.status for result in results} == {Status.LABELLED}
+    assert runner.statistics().pack_size < 20
+    assert any(isinstance(event, PackSizeChanged) for event in events)
+
+
+def test_an_item_without_a_usable_answer_fails_with_the_defect() -> None:
+    silly = FakeTransport(Task(["even", "odd", "other"]), lambda text: "other" if text == "bad" else parity(text))
+    results, _ = run(["bad", "good"], silly)
+    assert [result.status for result in results] == [Status.FAILED, Status.LABELLED]
+    assert "other" in results[0].error
+    assert asked(silly)["bad"] <= 4
+
+
+def test_a_copy_of_a_failed_text_is_not_paid_for_again() -> None:
+    silly = FakeTransport(Task(["even", "odd", "other"]), lambda text: "other" if text == "bad" else parity(text))
+
+    async def slowly() -> AsyncIterator[str]:
+        for _ in range(4):
+            yield "bad"
+            await asyncio.sleep(60)
+
+    results, _ = run(slowly(), silly)
+    assert [result.status for result in results] == [Status.FAILED] * 4
+    assert asked(silly)["bad"] == 2
+
+
+def test_a_second_run_sends_nothing(tmp_path: Path) -> None:
+    ledger = tmp_path / "labels.db"
+    first, second = FakeTransport(TASK, parity), FakeTransport(TASK, parity)
+    bought, _ = run(texts(100), first, ledger=ledger)
+    known, runner = run(texts(100), second, ledger=ledger, limits=PackLimits(max_items=7))
+    assert [result.label for result in known] == [result.label for result in bought]
+    assert second.prompts == []
+    assert runner.statistics().known == 100
+
+
+def test_another_task_or_model_has_answers_of_its_own(tmp_path: Path) -> None:
+    ledger = tmp_path / "labels.db"
+    run(["a"], FakeTransport(TASK, parity), ledger=ledger)
+    other = FakeTransport(TASK, parity)
+    run(["a"], other, ledger=ledger, model="another")
+    assert len(other.prompts) == 1
+
+
+def test_the_budget_is_never_passed_over_concurrency_and_restarts(tmp_path: Path) -> None:
+    charge = Charge(Decimal("0.0001"), ChargeSource.HEADER)
+    cap = Decimal("0.003")
+    spent = Decimal(0)
+    for _ in range(4):
+        transport = FakeTransport(TASK, parity, charge=charge)
+        results, runner = run(texts(2000), transport, ledger=tmp_path / "l.db", budget_usd=cap, price=PRICE)
+        spent += len(transport.prompts) * charge.usd
+        assert len(results) == 2000
+        assert spent <= cap
+        assert runner.statistics().settled == spent
+    assert spent > cap * Decimal("0.8"), "a reserve that starves the job is no reserve"
+    assert "budget" in (runner.statistics().stopped or "")
+
+
+def test_a_charge_over_its_reserve_is_booked_and_stops_the_job() -> None:
+    transport = FakeTransport(TASK, parity, charge=Charge(Decimal(1), ChargeSource.HEADER))
+    results, runner = run(texts(200), transport, price=PRICE)
+    assert runner.statistics().settled == 1
+    assert "over its worst case" in (runner.statistics().stopped or "")
+    assert Counter(result.status for result in results) == {Status.LABELLED: 20, Status.PENDING: 180}
+
+
+def test_a_money_cap_without_a_price_refuses_to_start() -> None:
+    transport = FakeTransport(TASK, parity)
+    with pytest.raises(PriceError, match="no price is known for m"):
+        run(["a"], transport, budget_usd=1)
+    assert transport.prompts == []
+
+
+def test_an_unknown_cost_is_reported_as_unknown() -> None:
+    _, runner = run(texts(40), FakeTransport(TASK, parity))
+    assert runner.statistics().unpriced == 2
+    assert runner.statistics().settled == 0
+
+
+def test_usage_times_price_is_booked_where_the_gateway_tells_no_charge() -> None:
+    _, runner = run(texts(40), FakeTransport(TASK, parity), price=PRICE)
+    statistics = runner.statistics()
+    assert statistics.charge_sources == {ChargeSource.PRICE: 2}
+    used = statistics.usage.input_tokens * PRICE.input + statistics.usage.output_tokens * PRICE.output
+    assert statistics.settled == used / 1_000_000
+
+
+def test_a_lost_reply_keeps_its_reserve_and_its_items_are_asked_again() -> None:
+    lost = TransportError(Failure.LOST, "reset")
+    transport = FakeTransport(TASK, parity, fault=lambda prompt, number: lost if number == 2 else None)
+    results, runner = run(texts(60), transport, price=PRICE)
+    assert {result.status for result in results} == {Status.LABELLED}
+    assert runner.statistics().in_doubt > 0
+    assert runner.statistics().reserved == 0
+
+
+def test_under_hold_a_lost_reply_leaves_its_items_in_doubt_and_a_later_run_does_not_ask_them(tmp_path: Path) -> None:
+    lost = TransportError(Failure.LOST, "reset")
+    options = {"ledger": tmp_path / "l.db", "price": PRICE, "on_doubt": "hold"}
+    transport = FakeTransport(TASK, parity, fault=lambda prompt, number: lost if number == 2 else None)
+    results, _ = run(texts(60), transport, **options)
+    counts = Counter(result.status for result in results)
+    assert counts == {Status.LABELLED: 40, Status.DOUBT: 20}
+    again = FakeTransport(TASK, parity)
+    results, runner = run(texts(60), again, **options)
+    assert Counter(result.status for result in results) == counts
+    assert again.prompts == []
+    assert runner.statistics().in_doubt > 0
+    retried = FakeTransport(TASK, parity)
+    results, _ = run(texts(60), retried, **(options | {"on_doubt": "retry"}))
+    assert {result.status for result in results} == {Status.LABELLED}
+    assert sum(asked(retried).values()) == 20
+
+
+def test_rate_limits_freeze_everybody_and_cost_no_item() -> None:
+    limited = TransportError(Failure.RATE_LIMITED, "slow down", retry_after=30.0)
+    transport = FakeTransport(TASK, parity, fault=lambda prompt, number: limited if 5 <= number <= 12 else None)
+    results, runner = run(texts(1000), transport)
+    assert {result.status for result in results} == {Status.LABELLED}
+    assert runner.statistics().seconds > 30
+
+
+def test_stopping_keeps_what_is_in_flight_and_leaves_the_rest_pending() -> None:
+    transport = FakeTransport(TASK, parity)
+
+    async def work() -> tuple[list[Result], Runner]:
+        async with Runner(TASK, model="m", transport=transport, ledger=None, concurrency=4) as runner:
+            asyncio.get_running_loop().call_later(1.5, runner.stop, "interrupted")
+            return [result async for result in runner.stream(texts(1000))], runner
+
+    results, runner = FakeClock().run(work())
+    assert Counter(result.status for result in results) == {Status.LABELLED: 100, Status.PENDING: 900}
+    assert len(transport.prompts) == 5
+    assert runner.statistics().stopped == "interrupted"
+    assert results[-1].error == "stopped: interrupted"
+
+
+def test_an_interrupt_waits_for_what_is_in_flight_and_keeps_it(tmp_path: Path) -> None:
+    transport = FakeTransport(TASK, parity, seconds=10)
+
+    async def work() -> None:
+        async with Runner(TASK, model="m", transport=transport, ledger=tmp_path / "l.db") as runner:
+            assert [result async for result in runner.stream(texts(20))]
+
+    async def interrupted() -> None:
+        job = asyncio.create_task(work())
+        await asyncio.sleep(5)
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+
+    FakeClock().run(interrupted())
+    with Ledger(tmp_path / "l.db") as ledger:
+        assert ledger.statistics().answers == 20
+
+
+def test_the_input_is_read_ahead_within_a_bound() -> None:
+    taken = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal taken
+        for number in range(200_000):
+            taken += 1
+            yield f"text {number}"
+
+    async def work() -> None:
+        transport = FakeTransport(TASK, parity, seconds=1000)
+        async with Runner(TASK, model="m", transport=transport, ledger=None) as runner:
+            async for _ in runner.stream(endless()):
+                break
+
+    FakeClock().run(work())
+    assert taken <= 11_000
+
+
+def test_an_error_in_the_source_comes_after_the_results_of_what_was_read() -> None:
+    def broken() -> Iterator[str]:
+        yield from texts(30)
+        raise InputError("line 31: not CSV", line=31)
+
+    transport = FakeTransport(TASK, parity)
+    seen: list[Result] = []
+
+    async def work() -> None:
+        async with Runner(TASK, model="m", transport=transport, ledger=None) as runner:
+            async for result in runner.stream(broken()):
+                seen.append(result)  # noqa: PERF401  a comprehension would be lost with the error
+
+    with pytest.raises(InputError, match="line 31"):
+        FakeClock().run(work())
+    assert [result.label for result in seen] == [parity(text) for text in texts(30)]
+
+
+def test_awaited_single_texts_share_a_pack() -> None:
+    transport = FakeTransport(TASK, parity)
+
+    async def work() -> list[Result]:
+        async with Runner(TASK, model="m", transport=transport, ledger=None) as runner:
+            await runner.submit("the first goes alone")
+            return await asyncio.gather(*(runner.submit(text) for text in texts(45)))
+
+    results = FakeClock().run(work())
+    assert [result.label for result in results] == [parity(text) for text in texts(45)]
+    assert [len(read_user(prompt.user)[1]) for prompt in transport.prompts] == [1, 20, 20, 5]
+
+
+def test_a_slow_source_is_labelled_as_it_comes() -> None:
+    async def slowly() -> AsyncIterator[Item]:
+        for number in range(3):
+            yield Item(f"text {number}", id=number)
+            await asyncio.sleep(100)
+
+    clock = FakeClock()
+    seen: list[float] = []
+
+    async def work() -> None:
+        async with Runner(TASK, model="m", transport=FakeTransport(TASK, parity), ledger=None) as runner:
+            async for result in runner.stream(slowly()):
+                assert result.item.id == len(seen)
+                seen.append(clock.now)
+
+    clock.run(work())
+    assert [round(moment) for moment in seen] == [1, 101, 201]
+
+
+def test_events_tell_every_request_and_the_stop() -> None:
+    events: list[Event] = []
+    refused = TransportError(Failure.QUOTA, "empty", status=402)
+    transport = FakeTransport(TASK, parity, fault=lambda prompt, number: refused if number == 3 else None)
+    run(texts(100), transport, on_event=events.append, concurrency=1)
+    ended = [event for event in events if isinstance(event, AttemptEnded)]
+    assert [(event.outcome, event.step) for event in ended] == [
+        ("20 of 20 answers", "accept"),
+        ("20 of 20 answers", "accept"),
+        ("quota: empty", "stop"),
+    ]
+    assert [event for event in events if isinstance(event, JobStopped)] == [JobStopped("quota: empty")]
+
+
+def test_a_ledger_that_fails_in_mid_job_ends_it_with_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit, calls = Ledger.commit, 0
+
+    def failing(self: Ledger, changes: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 4:
+            raise LedgerError(tmp_path, "the disk is gone")
+        commit(self, changes)
+
+    monkeypatch.setattr(Ledger, "commit", failing)
+    with pytest.raises(LedgerError, match="the disk is gone"):
+        run(texts(1000), FakeTransport(TASK, parity), ledger=tmp_path / "l.db")
+
+
+def test_an_answer_is_committed_before_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = Ledger.commit
+
+    def failing(self: Ledger, changes: Any) -> None:
+        if any(isinstance(change, Closed) for change in changes):
+            raise LedgerError(tmp_path, "the disk is gone")
+        commit(self, changes)
+
+    monkeypatch.setattr(Ledger, "commit", failing)
+    seen: list[Result] = []
+
+    async def work() -> None:
+        async with Runner(TASK, model="m", transport=FakeTransport(TASK, parity), ledger=tmp_path / "l.db") as runner:
+            async for result in runner.stream(texts(10)):
+                seen.append(result)  # noqa: PERF401  a comprehension would be lost with the error
+
+    with pytest.raises(LedgerError, match="the disk is gone"):
+        FakeClock().run(work())
+    assert seen == []
+
+
+def test_attempts_are_numbered_from_one_and_kept(tmp_path: Path) -> None:
+    lost = TransportError(Failure.LOST, "reset")
+    transport = FakeTransport(TASK, parity, fault=lambda prompt, number: lost if number <= 2 else None)
+    events: list[Event] = []
+    run(["a"], transport, ledger=tmp_path / "l.db", on_event=events.append)
+    assert [event.number for event in events if isinstance(event, AttemptEnded)] == [1, 2, 3]
+    with Ledger(tmp_path / "l.db") as ledger:
+        assert [attempt.number for attempt in ledger.attempts_in_doubt()] == [1, 2]
+
+
+def test_a_bug_in_a_transport_is_raised_to_an_awaited_single_too() -> None:
+    class Broken(FakeTransport):
+        async def send(self, prompt: Prompt, *, deadline: float) -> Reply:
+            raise ZeroDivisionError
+
+    async def work() -> None:
+        async with Runner(TASK, model="m", transport=Broken(TASK, parity), ledger=None) as runner:
+            await runner.submit("a")
+
+    with pytest.raises(ZeroDivisionError):
+        FakeClock().run(work())
+
+
+def test_a_bug_in_a_transport_is_raised_and_hangs_nobody() -> None:
+    class Broken(FakeTransport):
+        async def send(self, prompt: Prompt, *, deadline: float) -> Reply:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(texts(10), Broken(TASK, parity))
+
+
+def test_label_is_one_line(in_folder: Path) -> None:
+    transport = FakeTransport(TASK, parity, seconds=0)
+    results = label(["ab", "c"], labels=["even", "odd"], model="m", transport=transport)
+    assert [result.label for result in results] == ["even", "odd"]
+    assert (in_folder / "prompt-packer.db").exists()
+
+
+def test_label_works_inside_a_running_loop() -> None:
+    async def notebook() -> list[Result]:
+        transport = FakeTransport(TASK, parity, seconds=0)
+        return label(["ab", "c"], task=TASK, model="m", ledger=None, transport=transport)
+
+    assert [result.label for result in asyncio.run(notebook())] == ["even", "odd"]
+
+
+def test_label_raises_what_stopped_it_with_every_items_state() -> None:
+    refused = TransportError(Failure.QUOTA, "empty")
+    transport = FakeTransport(TASK, parity, seconds=0, fault=lambda prompt, number: refused if number == 2 else None)
+    with pytest.raises(StoppedError, match="quota: empty") as caught:
+        label(texts(30), task=TASK, model="m", ledger=None, transport=transport)
+    assert Counter(result.status for result in caught.value.results) == {Status.LABELLED: 20, Status.PENDING: 10}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ({"items": ["a"]}, "expected either labels or a task, got neither"),
+        ({"items": ["a"], "labels": ["x", "y"], "task": TASK}, "got both"),
+        ({"items": "abc", "labels": ["x", "y"]}, "expected a list of texts, got one text"),
+        ({"items": [1], "labels": ["x", "y"]}, "expected texts or items, got int"),
+        ({"items": ["a"], "task": TASK, "budget_usd": "much"}, "budget_usd: expected US dollars above 0, got 'much'"),
+        ({"items": ["a"], "task": TASK, "budget_usd": 0}, "budget_usd: expected US dollars above 0, got 0"),
+        ({"items": ["a"], "task": TASK, "concurrency": 0}, "concurrency: expected 1 to 256"),
+    ],
+)
+def test_a_wrong_call_says_what_was_wanted_and_sends_nothing(arguments: dict[str, Any], wanted: str) -> None:
+    transport = FakeTransport(TASK, parity)
+    with pytest.raises(CallError, match=wanted):
+        label(model="m", ledger=None, transport=transport, **arguments)
+    assert transport.prompts == []
+
+
+def test_record_tasks_give_instances_of_the_model(tmp_path: Path) -> None:
+    import pydantic
+
+    class Parity(pydantic.BaseModel):
+        even: bool
+        size: int
+
+    task = Task(record=Parity)
+
+    def annotate(text: str) -> dict[str, Any]:
+        return {"even": len(text) % 2 == 0, "size": len(text)}
+
+    for expected_prompts in (1, 0):
+        transport = FakeTransport(task, annotate, seconds=0)
+        results = label(["ab", "c"], task=task, model="m", ledger=tmp_path / "l.db", transport=transport)
+        assert [result.record for result in results] == [Parity(even=True, size=2), Parity(even=False, size=1)]
+        assert len(transport.prompts) == expected_prompts
+
+
+def test_the_max_tokens_of_a_request_is_tight_and_learned() -> None:
+    transport = FakeTransport(TASK, parity)
+    run(texts(2000), transport, concurrency=1)
+    first, last = transport.prompts[0], transport.prompts[-2]
+    usage = transport.right_reply(last).usage
+    assert isinstance(usage, Usage)
+    assert first.max_tokens <= 200
+    assert usage.output_tokens < last.max_tokens <= 2 * usage.output_tokens
