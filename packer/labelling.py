@@ -1,0 +1,408 @@
+"""A file in, a file out. Nothing is sent before all is checked that can be; every row that was read is written.
+
+First the input is opened, the output is opened, the input is read once, and address, key, price and ledger are checked;
+then the first request leaves. From there on a stop, a signal or a fault of the input ends the job, and never loses the
+rows that it has. Only what cannot go on (the ledger is gone, a second Ctrl-C) leaves the old output as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import stat
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from packer.errors import CallError, InputError
+from packer.items import Item, Result, Status
+from packer.outputs import Output, OutputFile, OutputStream, RowWriter, choose_names, encode_line, make_writer
+from packer.packs import PackLimits
+from packer.progress import Display, row_printer
+from packer.summary import Ending, Line, ResultTable, write_summary
+from packer.tables import Checked, Format, Reader, Row, check_table, format_of, is_streamed, refuse_new_keys
+from packer.usage import Price
+
+if TYPE_CHECKING:
+    from packer.events import Statistics
+    from packer.runner import Runner
+    from packer.task import Task
+
+DONE, FAILED, STOPPED = 0, 3, 4
+_REASONS_KEPT = 1_000  # of failed items; more are counted as one
+_TICK = 0.25  # seconds between two looks at the statistics
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the command was asked to do; names and None as in `Runner`, `connect` and `Reader`.
+
+    `output` None means standard output: a table for a person where that is a terminal, else data. `table` asks for the
+    table wherever it goes.
+    """
+
+    input: str
+    text: str
+    task: Task
+    model: str
+    id_column: str | None = None
+    encoding: str = "utf-8"
+    output: str | None = None
+    raw: bool = False
+    table: bool = False
+    verbose: bool = False
+    base_url: str | None = None
+    api_key_env: str | None = None
+    api_key_file: str | None = None
+    ledger: str = "prompt-packer.db"
+    limits: PackLimits = PackLimits()  # noqa: RUF009  frozen
+    budget_usd: Decimal | None = None
+    price: Price | None = None
+    concurrency: int | None = None
+    on_doubt: Literal["retry", "hold"] = "retry"
+    seed: int = 0
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The record's fields; empty for a task with labels."""
+        schema = self.task.record_schema
+        return () if schema is None else tuple(schema["properties"])
+
+    @property
+    def job(self) -> str:
+        """What the budget belongs to: the same column of the same file, run after run."""
+        return f"{self.input if self.input == '-' else os.path.realpath(self.input)}#{self.text}"
+
+
+def label_table(order: Order) -> int:
+    """Label a table; the exit code (0, 3 or 4). Raises `CallError` and `LedgerError`."""
+    with contextlib.ExitStack() as undo:
+        signals = undo.enter_context(_Signals())
+        reader = _open_input(order)
+        undo.callback(reader.close)
+        _refuse_overwriting(order)
+        shows_table = order.table or (order.output is None and sys.stdout is not None and sys.stdout.isatty())
+        form = reader.format
+        output: Output | None = None
+        if order.output is not None or not shows_table:
+            output, form = _open_output(order.output, reader.format)
+            undo.callback(output.abandon)
+        checked: Checked | None = None
+        if not is_streamed(order.input):
+            checked = check_table(reader)
+            reader = _open_input(order)
+            undo.callback(reader.close)
+        columns = reader.columns if checked is None else checked.columns
+        wanted = [*(order.fields or ["label"]), "status", "error"]
+        names = choose_names(columns, wanted)
+        job = _Job(
+            order,
+            reader,
+            rows=None if checked is None else checked.rows,
+            output=output,
+            writer=make_writer(form, columns=columns, fields=order.fields, names=names, raw=order.raw),
+            fixed=form is Format.CSV,
+            shows_table=shows_table,
+            names=names,
+            renamed=[pair for pair in zip(wanted, names, strict=True) if pair[0] != pair[1]],
+        )
+        signals.job = job
+        return asyncio.run(job.run())
+
+
+class _Job:
+    def __init__(
+        self,
+        order: Order,
+        reader: Reader,
+        *,
+        rows: int | None,
+        output: Output | None,
+        writer: RowWriter,
+        fixed: bool,
+        shows_table: bool,
+        names: Sequence[str],
+        renamed: Sequence[tuple[str, str]],
+    ) -> None:
+        self._order = order
+        self._reader = reader
+        self._rows = rows
+        self._output = output
+        self._writer = writer
+        self._fixed = fixed
+        self._names = names
+        self._renamed = renamed
+        self._width = shutil.get_terminal_size((80, 24)).columns
+        self._table: ResultTable | None = None
+        if shows_table:
+            labels = tuple(order.task.labels)
+            self._table = ResultTable(labels=labels, fields=order.fields, rows=rows, width=self._width)
+        self._print: Callable[[Line], None] | None = None
+        self._stdout = OutputStream(1)
+        self._read: deque[Row] = deque()  # rows whose results are still to come
+        self._reasons: Counter[str] = Counter()
+        self._notice = ""
+        self._broken = ""
+        self._nobody_reads = False
+        self._runner: Runner | None = None
+        self._display: Display | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._was_interrupted = False
+        self._ended = False
+
+    async def run(self) -> int:
+        """Carry the rows through the runner; the exit code."""
+        from packer import connections  # noqa: PLC0415  a bad call does not wait for pydantic and openai
+        from packer.runner import MOST_IN_FLIGHT, Runner  # noqa: PLC0415  as above
+
+        order = self._order
+        transport = connections.connect(
+            order.model,
+            base_url=order.base_url,
+            api_key_env=order.api_key_env,
+            api_key_file=order.api_key_file,
+            connections=MOST_IN_FLIGHT,
+        )
+        if order.model == "local" and order.base_url is None:
+            from packer.local import LOCAL_NOTICE  # noqa: PLC0415  as above
+
+            self._notice = LOCAL_NOTICE
+        with Display(self._rows) as display:
+            self._print = row_printer(display)
+            runner = Runner(
+                order.task,
+                model=order.model,
+                transport=transport,
+                ledger=order.ledger,
+                job=order.job,
+                limits=order.limits,
+                budget_usd=order.budget_usd,
+                price=order.price,
+                concurrency=order.concurrency,
+                on_doubt=order.on_doubt,
+                seed=order.seed,
+                on_event=display.event if order.verbose else None,
+            )
+            async with runner:
+                self._display, self._loop, self._runner = display, asyncio.get_running_loop(), runner
+                earlier = runner.statistics()
+                if self._notice:
+                    display.line(f"model local: {self._notice}", "yellow")
+                ticker = asyncio.create_task(self._tick(display, runner))
+                try:
+                    await self._carry(runner)
+                finally:
+                    ticker.cancel()
+                now = runner.statistics()
+                self._ended = True
+        self._finish_output()
+        if self._nobody_reads:
+            return STOPPED
+        was_cut = now.pending or (self._was_interrupted and self._rows is None)
+        stopped = self._broken or (now.stopped or "interrupted" if was_cut else "")
+        for line in self._summary(earlier, now, stopped):
+            display.line(*line)
+        if stopped:
+            return STOPPED
+        return FAILED if now.failed or now.doubt else DONE
+
+    def interrupt(self) -> None:
+        """Stop at the next occasion. Raises `KeyboardInterrupt` where nothing has begun. For a signal handler."""
+        if self._runner is None or self._loop is None:
+            raise KeyboardInterrupt
+        if not self._ended:
+            self._was_interrupted = True
+            self._loop.call_soon_threadsafe(self._stop)
+
+    def leave(self) -> None:
+        """End the process at once. For a signal handler."""
+        with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: the signal came in the middle of a write
+            if self._output is not None:
+                self._output.abandon()
+        Display.restore_terminal()
+        note = "prompt-packer: left at once; what was in flight is in doubt; run the same command again to go on\n"
+        with contextlib.suppress(OSError):
+            os.write(2, note.encode())
+        # not sys.exit: a thread that waits for a disk or a pipe would be waited for
+        os._exit(STOPPED)
+
+    async def _carry(self, runner: Runner) -> None:
+        try:
+            await self._put(self._writer.header(), self._table.header() if self._table else None)
+            async for result in runner.stream(self._items()):
+                row = self._read.popleft()
+                if result.status is Status.FAILED:
+                    known = result.error in self._reasons or len(self._reasons) < _REASONS_KEPT
+                    self._reasons[result.error if known else "another reason"] += 1
+                if not self._broken and not self._nobody_reads:
+                    await self._put_row(row, result)
+        except InputError as error:  # of input that could not be checked before, or that changed since
+            self._broken = str(error)
+
+    def _items(self) -> Iterator[Item]:
+        """The rows as items; runs in a thread of the runner."""
+        rows = iter(self._reader)
+        if self._rows is None:
+            rows = refuse_new_keys(self._reader, names=self._names, fixed=self._fixed)
+        for row in rows:
+            self._read.append(row)
+            yield Item(row.text, row.id)
+
+    async def _put_row(self, row: Row, result: Result) -> None:
+        await self._put("" if self._output is None else self._writer.row(row, result))
+        if self._table is not None and result.status is not Status.PENDING:
+            for line in self._table.row(row.text, result):
+                await self._put("", line)
+
+    async def _put(self, data: str, shown: Line | None = None) -> None:
+        try:
+            if data and self._output is not None:
+                await self._write(self._output, data)
+            if shown is not None and self._print is not None:
+                self._print(shown)
+            elif shown is not None:
+                await self._write(self._stdout, f"{shown.text}\n")
+        except BrokenPipeError:
+            self._nobody_reads = True
+            self._abort("nobody reads the output")
+        except OSError as error:
+            self._broken = f"the output cannot be written: {error.strerror}"
+            self._abort(self._broken)
+
+    @staticmethod
+    async def _write(output: Output, text: str) -> None:
+        data = encode_line(text)
+        if output.ready(len(data)):
+            output.write(data)
+        else:  # a reader that is slow must not hold up the replies in flight
+            await asyncio.to_thread(output.write, data)
+
+    def _abort(self, reason: str) -> None:
+        assert self._runner is not None, "rows come from the runner"
+        self._runner.stop(reason)
+        self._reader.end()
+
+    def _stop(self) -> None:
+        if self._ended or self._runner is None or self._display is None:
+            return
+        self._runner.stop("interrupted")
+        if self._rows is None:
+            self._reader.end()  # a pipe may never end
+        flying = self._runner.statistics().in_flight
+        wait = f"waiting for {flying} request{'s' if flying != 1 else ''} in flight" if flying else "writing the output"
+        self._display.line(f"stopping: {wait}; press Ctrl-C again to leave at once", "yellow")
+
+    def _finish_output(self) -> None:
+        if self._output is None or self._nobody_reads:
+            return
+        if self._broken.startswith("the output"):
+            self._output.abandon()
+            return
+        try:
+            self._output.finish()
+        except OSError as error:
+            self._broken = f"the output cannot be written: {error.strerror}"
+            self._output.abandon()
+
+    async def _tick(self, display: Display, runner: Runner) -> None:
+        while True:
+            display.update(runner.statistics())
+            await asyncio.sleep(_TICK)
+
+    def _summary(self, earlier: Statistics, now: Statistics, stopped: str) -> list[Line]:
+        order = self._order
+        ending = Ending(
+            earlier=earlier,
+            now=now,
+            reasons=self._reasons,
+            ledger=order.ledger,
+            output=order.output if isinstance(self._output, OutputFile) else None,
+            budget=order.budget_usd,
+            notice=self._notice,
+            renamed=self._renamed,
+            guarded=self._writer.guarded,
+            stopped=stopped,
+        )
+        return write_summary(ending, width=self._width)
+
+
+class _Signals:
+    """SIGINT and SIGTERM: the first one stops the job, the second one the process. A context manager.
+
+    A signal that the process was started to ignore (nohup, a shell's &) stays ignored.
+    """
+
+    def __init__(self) -> None:
+        self.job: _Job | None = None
+        self._count = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  the signature of a handler
+        self._count += 1
+        if self.job is None:
+            raise KeyboardInterrupt
+        if self._count == 1:
+            self.job.interrupt()
+        else:
+            self.job.leave()
+
+
+def _open_input(order: Order) -> Reader:
+    return Reader(order.input, text=order.text, id_column=order.id_column, encoding=order.encoding)
+
+
+def _refuse_overwriting(order: Order) -> None:
+    if order.table and order.output == "-":
+        raise CallError("--table: the rows go to standard output already (--output -); expected one of the two")
+    given = _identity(order.input, 0)
+    if given is not None and given == _identity(order.output or "-", 1):
+        raise CallError(f"{order.output or 'standard output'}: the output is the input; expected another file")
+    if order.output not in {None, "-"} and os.path.realpath(str(order.output)) == os.path.realpath(order.ledger):
+        raise CallError(f"{order.output}: the output is the ledger; expected another file")
+
+
+def _identity(path: str, descriptor: int) -> tuple[int, int] | None:
+    """What a regular file is, under whatever name; None for anything else."""
+    try:
+        found = os.fstat(descriptor) if path == "-" else Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+
+
+def _open_output(path: str | None, source: Format) -> tuple[Output, Format]:
+    if path is None or path == "-":
+        try:
+            os.fstat(1)
+        except OSError:
+            raise CallError("standard output is closed; expected --output FILE") from None
+        return OutputStream(1), source
+    if is_streamed(path):  # /dev/null, a named pipe
+        try:
+            return OutputStream(os.open(path, os.O_WRONLY)), source
+        except OSError as error:
+            raise CallError(f"{path}: cannot be written: {error.strerror}") from error
+    if "\0" in path:
+        raise CallError(f"{path!r}: expected a file name")
+    form = format_of(path)
+    return OutputFile(Path(path)), form

@@ -1,0 +1,59 @@
+"""The ledger as a person or a program reads it: read-only, so that it may be looked at while a job runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from packer.ledger import Attempt, Ledger
+from packer.summary import show_text
+from packer.usage import format_usd
+
+ACTIONS = ("verify", "export", "doubt")
+
+
+def show_ledger(path: str, action: str) -> Iterator[str]:
+    """The lines of `action` (one of `ACTIONS`, or empty for the statistics). Raises `LedgerError`."""
+    with Ledger(path, read_only=True) as ledger:
+        match action:
+            case "export":
+                for answer in ledger.export():
+                    yield json.dumps(answer, ensure_ascii=False)
+            case "doubt":
+                yield from _list_doubt(ledger.attempts_in_doubt())
+            case _:
+                yield from _write_statistics(ledger)
+
+
+def verify_ledger(path: str) -> list[str]:
+    """What is wrong with the ledger, a line each; empty where nothing is. Raises `LedgerError`."""
+    with Ledger(path, read_only=True) as ledger:
+        return [show_text(problem) for problem in ledger.verify()]
+
+
+def _write_statistics(ledger: Ledger) -> Iterator[str]:
+    now = ledger.statistics()
+    attempts = ", ".join(f"{count:,} {state}" for state, count in now.attempts.items() if count)
+    total = sum(now.attempts.values())
+    yield f"answers    {now.answers:,}"
+    yield f"requests   {total:,}" + (f": {attempts}" if attempts else "")
+    yield f"jobs       {now.jobs:,}"
+    yield f"tokens     {now.usage.input_tokens:,} in, {now.usage.output_tokens:,} out"
+    money = now.spending
+    yield f"cost       {format_usd(money.settled)}"
+    if money.doubt or money.open:
+        most = money.settled + money.doubt + money.open
+        yield f"in doubt   at most {format_usd(most - money.settled)}, so that {format_usd(most)} is the most it can be"
+    yield f"file       {now.file_bytes:,} bytes, format {now.schema_version}"
+
+
+def _list_doubt(attempts: Iterator[Attempt]) -> Iterator[str]:
+    count = 0
+    for attempt in attempts:
+        count += 1
+        items = f"{len(attempt.keys)} item{'s' if len(attempt.keys) != 1 else ''}"
+        most = "cost unknown" if attempt.reserve is None else f"at most {format_usd(attempt.reserve)}"
+        when = f"{attempt.opened:%Y-%m-%d %H:%M:%S} UTC"
+        yield show_text(f"request {attempt.id}, {when}, {items}, {most}: {attempt.outcome or 'in flight'}")
+    if not count:
+        yield "no request is in doubt"

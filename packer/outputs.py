@@ -1,0 +1,256 @@
+"""Output rows are the input's rows, in the input's order, as they were, with what was found behind them.
+
+What is added is the label (or the record's fields), `status` and `error`. A column of the input is never replaced: a
+file that is labelled often carries a `label` already, the gold one, and that is what nobody can buy again. So where a
+name is taken, ours gets the next free one: `label_2`.
+
+One exception to "as they were": a CSV cell that a spreadsheet would run as a formula gets a leading apostrophe, unless
+`raw` is asked for. It holds for the input's cells too, since texts of strangers are the danger, but not for plain
+numbers (`-5`, `+4930123`). JSONL is never changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import re
+import select
+import stat
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Protocol
+
+from packer.errors import CallError
+from packer.items import Result
+from packer.tables import Format, Row
+
+# = + - @ and their full-width forms, tab and line ends: OWASP's list (CSV injection)
+_FORMULA_STARTS = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def choose_names(taken: Collection[str], wanted: Iterable[str]) -> tuple[str, ...]:
+    """A free column name for each of `wanted`: the name itself, else with `_2`, `_3`, ... behind it."""
+    used = set(taken)
+    chosen = []
+    for name in wanted:
+        free, number = name, 2
+        while free in used:
+            free, number = f"{name}_{number}", number + 1
+        used.add(free)
+        chosen.append(free)
+    return tuple(chosen)
+
+
+class RowWriter(Protocol):
+    """Rows as lines of text. `guarded` counts the cells that got a leading apostrophe."""
+
+    guarded: int
+
+    def header(self) -> str:
+        """What stands before the first row; may be empty."""
+
+    def row(self, row: Row, result: Result) -> str:
+        """One row with its result, and a line feed."""
+
+
+def make_writer(
+    form: Format, *, columns: Sequence[str], fields: Sequence[str], names: Sequence[str], raw: bool
+) -> RowWriter:
+    """A writer of rows in `form`.
+
+    `columns` are the input's; `fields` are the record's, or empty for a label; `names` are those of all that is added
+    (from `choose_names`), status and error last; `raw` leaves CSV cells as they are. Raises `CallError` for columns
+    that cannot be keys.
+    """
+    if form is Format.CSV:
+        return _CsvWriter(columns, fields, names, raw=raw)
+    if len(set(columns)) < len(columns):
+        twice = next(name for name in columns if columns.count(name) > 1)
+        raise CallError(f"two columns are named {twice!r}; the keys of a JSON object are unique, CSV output takes both")
+    return _JsonWriter(columns, fields, names)
+
+
+def answers(result: Result, fields: Sequence[str]) -> list[Any]:
+    """What was found, as JSON values: the label, or the record's `fields`; None for what is not there."""
+    if not fields:
+        return [result.label]
+    record = result.record
+    if record is None:
+        return [None] * len(fields)
+    if not isinstance(record, Mapping):
+        record = record.model_dump(mode="json", by_alias=True)
+    return [record.get(name) for name in fields]
+
+
+def encode_line(line: str) -> bytes:
+    r"""A line as UTF-8; a lone surrogate, which only JSON and odd encodings can hold, as \uXXXX."""
+    return line.encode("utf-8", "backslashreplace")
+
+
+class _CsvWriter:
+    def __init__(self, columns: Sequence[str], fields: Sequence[str], names: Sequence[str], *, raw: bool) -> None:
+        self.guarded = 0
+        self._columns = columns
+        self._fields = fields
+        self._names = names
+        self._raw = raw
+        # The terminator is CRLF inside and LF outside: Python before 3.13 quotes a cell for its CR only where the
+        # terminator holds one, and a bare CR makes a row that no reader takes.
+        writer = csv.writer(_Echo(), lineterminator="\r\n")
+        self._write: Callable[[Iterable[str]], Any] = writer.writerow
+
+    def header(self) -> str:
+        return self._line([*self._columns, *self._names])
+
+    def row(self, row: Row, result: Result) -> str:
+        values = row.values
+        cells = [_cell(values.get(name)) for name in self._columns] if isinstance(values, dict) else list(values)
+        cells.extend(map(_cell, answers(result, self._fields)))
+        cells.append(result.status.value)
+        cells.append(result.error)
+        return self._line(cells)
+
+    def _line(self, cells: list[str]) -> str:
+        if not self._raw:
+            for place, cell in enumerate(cells):
+                if cell and cell[0] in _FORMULA_STARTS and not _NUMBER.fullmatch(cell):
+                    cells[place] = f"'{cell}"
+                    self.guarded += 1
+        line: str = self._write(cells)
+        return line[:-2] + "\n"
+
+
+class _Echo:
+    """A file whose write hands the line back: `writerow` returns what `write` returned."""
+
+    @staticmethod
+    def write(line: str) -> str:
+        return line
+
+
+class _JsonWriter:
+    def __init__(self, columns: Sequence[str], fields: Sequence[str], names: Sequence[str]) -> None:
+        self.guarded = 0
+        self._columns = columns
+        self._fields = fields
+        self._names = names
+        self._dump = json.JSONEncoder(ensure_ascii=False).encode
+
+    def header(self) -> str:
+        return ""
+
+    def row(self, row: Row, result: Result) -> str:
+        found = [*answers(result, self._fields), result.status.value, result.error]
+        added = dict(zip(self._names, found, strict=True))
+        if not row.raw:
+            return self._dump(dict(zip(self._columns, row.values, strict=True)) | added) + "\n"
+        # The object is not written anew but opened at its last brace: numbers, spaces and keys stay exactly what they
+        # were, and it takes half the time.
+        head = row.raw[:-1].rstrip()
+        return f"{head}{', ' if row.values else ''}{self._dump(added)[1:]}\n"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+class Output(Protocol):
+    """Where lines go."""
+
+    def ready(self, size: int) -> bool:
+        """Whether a write of `size` bytes would return at once, and not wait for whoever reads."""
+
+    def write(self, data: bytes) -> None:
+        """Write all of `data`. Raises `OSError`."""
+
+    def finish(self) -> None:
+        """All is written; what was written is the output from now on. Raises `OSError`."""
+
+    def abandon(self) -> None:
+        """Leave no trace of what was written, where that is possible."""
+
+
+class OutputFile:
+    """A file that stays the old one until `finish`, and is the new one, whole and on the disk, from then on.
+
+    Raises `CallError` where it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = Path(os.path.realpath(path))  # a symbolic link stays one: its target is replaced
+        if self._path.is_dir():
+            raise CallError(f"{path}: expected a file to write, this is a folder")
+        if not self._path.parent.is_dir():
+            raise CallError(f"{path}: there is no folder {path.parent}")
+        if self._path.exists() and not os.access(self._path, os.W_OK):
+            raise CallError(f"{path}: cannot be written: the file is read-only")  # a rename would not ask
+        self._part = self._path.with_name(f".{self._path.name[:100]}.{token_hex(4)}.part")
+        try:
+            # not tempfile: its 0600 is not what the user's umask says an output is
+            descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            if self._path.exists():
+                os.fchmod(descriptor, stat.S_IMODE(self._path.stat().st_mode))
+        except OSError as error:
+            self._part.unlink(missing_ok=True)
+            raise CallError(f"{path}: cannot be written: {error.strerror}") from error
+        self._file = os.fdopen(descriptor, "wb", buffering=64 * 1024)
+
+    def ready(self, size: int) -> bool:  # noqa: ARG002  a disk waits for no reader
+        """Whether a write of `size` bytes would return at once: always."""
+        return True
+
+    def write(self, data: bytes) -> None:
+        """Write all of `data`. Raises `OSError`."""
+        self._file.write(data)
+
+    def finish(self) -> None:
+        """Put the file in its place. Raises `OSError`."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._part.replace(self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def abandon(self) -> None:
+        """Remove what was written; the old file stays."""
+        with contextlib.suppress(OSError):  # a full disk: what is still in the buffer is not wanted any more
+            self._part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+class OutputStream:
+    """Standard output, a pipe or a device: what is written is on its way when `write` returns."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def ready(self, size: int) -> bool:
+        """Whether a write of `size` bytes would return at once."""
+        # a pipe that is writable has room for PIPE_BUF bytes
+        return size <= select.PIPE_BUF and bool(select.select((), (self._descriptor,), (), 0)[1])
+
+    def write(self, data: bytes) -> None:
+        """Write all of `data`. Raises `OSError`."""
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._descriptor, view) :]
+            except BlockingIOError:  # whoever shares the terminal made it non-blocking
+                select.select((), (self._descriptor,), ())
+
+    def finish(self) -> None:
+        """Nothing: all is on its way."""
+
+    def abandon(self) -> None:
+        """Nothing: what is gone is gone."""

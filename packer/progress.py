@@ -1,0 +1,149 @@
+"""What is shown while a job runs goes to a terminal or nowhere: a bar in a log file is noise.
+
+Rows on standard output and the bar on standard error often share one terminal. Then both go through one console, which
+prints the rows above the bar; else each goes its own way.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from packer.events import AttemptEnded, Event, JobStopped, SettingRefused, Statistics
+from packer.summary import Line, show_text
+from packer.usage import format_usd
+
+if TYPE_CHECKING:
+    import rich.console
+    import rich.progress
+
+_RATE_SAMPLES = 120  # of the statistics, a few a second
+_SHOW_CURSOR = b"\x1b[?25h\n"
+
+
+class Display:
+    """The bar, the log lines of `-v` and the notes, on standard error. A context manager: the bar is gone at its end.
+
+    `rows` is the length of the job, None where it is not known.
+    """
+
+    def __init__(self, rows: int | None) -> None:
+        from rich.console import Console  # noqa: PLC0415  a bad call does not wait for rich
+
+        self._rows = rows
+        self._console: rich.console.Console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._bar: rich.progress.Progress | None = None
+        self._task: rich.progress.TaskID | None = None
+        self._seen: deque[tuple[float, int]] = deque(maxlen=_RATE_SAMPLES)
+        self.is_terminal = self._console.is_terminal and not self._console.is_dumb_terminal
+
+    def __enter__(self) -> Self:
+        if self.is_terminal:
+            from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415  as above
+
+            columns = (BarColumn(bar_width=None), TextColumn("{task.description}", markup=False))
+            self._bar = Progress(
+                *columns,
+                console=self._console,
+                transient=True,
+                expand=True,
+                refresh_per_second=4,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._task = self._bar.add_task("starting", total=self._rows)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def update(self, now: Statistics) -> None:
+        """Move the bar."""
+        if self._bar is not None and self._task is not None:
+            done = _count_done(now)
+            # over the last samples only: what came from the ledger at the start says nothing of the rest
+            self._seen.append((now.seconds, done))
+            seconds, before = self._seen[0]
+            rate = (done - before) / (now.seconds - seconds) if now.seconds > seconds else 0.0
+            self._bar.update(self._task, completed=done, description=describe(now, self._rows, rate))
+
+    def line(self, text: str, style: str = "") -> None:
+        """One line on standard error, above the bar."""
+        # soft_wrap: a line is as wide as it was made
+        self._console.print(text, style=style, soft_wrap=True)
+
+    def event(self, event: Event) -> None:
+        """The line of `-v` for an event that has one."""
+        text = write_event(event)
+        if text is not None:
+            self.line(f"{time.strftime('%H:%M:%S')} {show_text(text)}")
+
+    @staticmethod
+    def restore_terminal() -> None:
+        """Give the terminal its cursor back, when the process is about to end in the middle of it all."""
+        if sys.stderr.isatty():
+            os.write(2, _SHOW_CURSOR)
+
+
+def row_printer(display: Display) -> Callable[[Line], None] | None:
+    """What prints a line of the table on standard output where that is a terminal; None where it is not."""
+    from rich.console import Console  # noqa: PLC0415  as above
+
+    if not sys.stdout.isatty():
+        return None
+    if display.is_terminal:
+        return lambda line: display.line(*line)
+    console = Console(highlight=False, markup=False, emoji=False)
+    return lambda line: console.print(line.text, style=line.style, soft_wrap=True)
+
+
+def describe(now: Statistics, rows: int | None, rate: float) -> str:
+    """What stands behind the bar: done, rate, spend, in flight, failed, time left. `rate` is in items a second."""
+    done = _count_done(now)
+    parts = [f"{done:,}" if rows is None else f"{done:,}/{rows:,}", f"{rate:,.0f}/s"]
+    spent = now.settled + now.in_doubt
+    if spent or now.unpriced:
+        parts.append(format_usd(spent) + ("+?" if now.unpriced else ""))
+    parts.append(f"{now.in_flight} in flight")
+    if now.failed:
+        parts.append(f"{now.failed:,} failed")
+    if rows is not None and rate > 0 and done < rows:
+        parts.append(_write_left((rows - done) / rate))
+    return "  ".join(parts)
+
+
+def _count_done(now: Statistics) -> int:
+    return now.labelled + now.failed + now.doubt + now.pending
+
+
+def _write_left(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} left" if hours else f"{minutes}:{rest:02} left"
+
+
+def write_event(event: Event) -> str | None:
+    """An event in a line; None for one that says nothing on its own."""
+    match event:
+        case AttemptEnded():
+            size = "single" if event.items == 1 else f"pack of {event.items}"
+            tokens = f", {event.usage.input_tokens}+{event.usage.output_tokens} tokens" if event.usage else ""
+            cost = f", {format_usd(event.charge.usd)}" if event.charge else ""
+            step = "" if event.step == "accept" else f", {event.step}"
+            return f"{size}, attempt {event.number}: {event.outcome}{tokens}{cost}, {event.seconds:.1f} s{step}"
+        case SettingRefused(setting=setting):
+            return f"the gateway does not take {setting}; it is left out from now on"
+        case JobStopped(reason=reason):
+            return f"stopping: {reason}"
+        case _:
+            return None

@@ -1,0 +1,251 @@
+"""What a person reads: the table of results and the summary. No line is wider than asked, and none is obeyed.
+
+Texts, labels and errors come from strangers and from models: control, bidi and other invisible characters are shown as
+escapes, so that a terminal prints them and does nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from packer.events import Statistics
+from packer.exchange import ChargeSource
+from packer.items import Result, Status
+from packer.outputs import answers
+from packer.usage import format_usd
+
+_SPACE = re.compile(r"[ \t\n\r\v\f\x85\u2028\u2029]+")
+_UNSHOWN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e0fff]"
+)
+_SOURCES = {
+    ChargeSource.HEADER: "told by the gateway",
+    ChargeSource.PROXY: "told by the proxy",
+    ChargeSource.BODY: "told in the replies",
+    ChargeSource.PRICE: "tokens x price",
+    ChargeSource.RESERVE: "worst case, the gateway told nothing",
+}
+_REASONS_SHOWN = 2
+_LINES = {"cost": 3, "failed": 1, "stopped": 3}  # that a fact may take: a reason is a stranger's word, and may be long
+
+
+def show_text(text: str) -> str:
+    """`text` on one line that a terminal prints and does not obey."""
+    return _UNSHOWN.sub(_escape, _SPACE.sub(" ", text))
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def cut_text(text: str, width: int) -> str:
+    """`text` in at most `width` terminal cells, cut with an ellipsis; a full-width character takes two."""
+    from rich.cells import cell_len, set_cell_size  # noqa: PLC0415  a bad call does not wait for rich
+
+    if len(text) * 2 <= width or cell_len(text) <= width:
+        return text
+    return set_cell_size(text, width - 1).rstrip() + "…" if width > 0 else ""
+
+
+def _pad_text(text: str, width: int) -> str:
+    from rich.cells import cell_len  # noqa: PLC0415  as above
+
+    cut = cut_text(text, width)
+    return cut + " " * (width - cell_len(cut))
+
+
+class Line(NamedTuple):
+    """One line for the terminal; `style` is rich's, empty for none."""
+
+    text: str
+    style: str = ""
+
+
+class ResultTable:
+    """Results as lines of at most `width` cells: place, answer, text; a failed row is followed by its reason.
+
+    `labels` are the task's, empty for a record task, whose `fields` are named instead. `rows` None: not known yet.
+    """
+
+    def __init__(self, *, labels: Sequence[str], fields: Sequence[str], rows: int | None, width: int) -> None:
+        self._fields = fields
+        self._width = width
+        self._place = max(len(str(rows)), 2) if rows is not None else 6
+        from rich.cells import cell_len  # noqa: PLC0415  as above
+
+        longest = max((cell_len(show_text(label)) for label in labels), default=width)
+        self._answer = min(max(longest, len(f"({Status.PENDING})")), width // (2 if fields else 3))
+        self._count = 0
+
+    def header(self) -> Line:
+        """The names of the columns."""
+        name = "record" if self._fields else "label"
+        return Line(f"{'#':>{self._place}}  {_pad_text(name, self._answer)}  text", "bold")
+
+    def row(self, text: str, result: Result) -> Iterator[Line]:
+        """The lines of one result."""
+        self._count += 1
+        answer, style = f"({result.status})", "red" if result.status is Status.FAILED else "yellow"
+        if result.status is Status.LABELLED:
+            answer, style = self._write_answer(result), ""
+        place = f"{self._count:>{self._place}}  "
+        line = f"{place}{_pad_text(show_text(answer), self._answer)}  {show_text(text)}"
+        yield Line(cut_text(line, self._width), style)
+        if result.status in {Status.FAILED, Status.DOUBT}:
+            yield Line(cut_text(" " * len(place) + show_text(result.error), self._width), "dim")
+
+    def _write_answer(self, result: Result) -> str:
+        found = answers(result, self._fields)
+        if not self._fields:
+            return str(found[0])
+        return ", ".join(f"{name}: {_brief(value)}" for name, value in zip(self._fields, found, strict=True))
+
+
+def _brief(value: Any) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case _:
+            return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the command ended, besides the statistics.
+
+    `earlier` are the statistics from before the first item; `reasons` count failed items by their error; `rows` is None
+    where the input was not read to its end; `output` is None where the rows went to the screen or to a pipe;
+    `renamed` are columns that got another name; `guarded` counts CSV cells with an apostrophe before a formula;
+    `stopped` is why the job ended before its end, empty where it did not.
+    """
+
+    earlier: Statistics
+    now: Statistics
+    reasons: Mapping[str, int]
+    ledger: str
+    output: str | None = None
+    budget: Decimal | None = None
+    notice: str = ""
+    renamed: Sequence[tuple[str, str]] = ()
+    guarded: int = 0
+    stopped: str = ""
+
+
+def write_summary(ending: Ending, *, width: int) -> list[Line]:
+    """The summary, at most `width` wide: what was done, what it took, what to do next."""
+    lines: list[Line] = []
+    room = max(width - 11, 20)
+    for name, text, style in _facts(ending):
+        shown = show_text(text)
+        # a path is there to be copied, so it stays in one piece
+        wrapped = [shown] if name == "output" else [cut_text(part, room) for part in textwrap.wrap(shown, room)]
+        most = _LINES.get(name, 2)
+        if len(wrapped) > most:
+            wrapped = [*wrapped[: most - 1], cut_text(f"{wrapped[most - 1]} …", room)]
+        lines += [Line(f"{'' if number else name:<9}  {part}", style) for number, part in enumerate(wrapped)]
+    return lines
+
+
+def _facts(ending: Ending) -> Iterator[tuple[str, str, str]]:
+    now = ending.now
+    yield "items", _count_items(now), ""
+    if now.known:
+        yield "known", f"{now.known:,} of them, from the ledger or with the text of another item", ""
+    if now.requests:
+        yield "sent", f"{_count(now.packs, 'pack')} in {_count(now.requests, 'request')}", ""
+        usage = now.usage
+        if usage.input_tokens:
+            cached = f" ({usage.cached_input_tokens:,} of them cached)" if usage.cached_input_tokens else ""
+            yield "tokens", f"{usage.input_tokens:,} in{cached}, {usage.output_tokens:,} out", ""
+    yield "cost", _write_cost(ending), ""
+    rate = f", {now.items / now.seconds:,.1f} items a second" if now.seconds > 0 and now.items else ""
+    yield "time", f"{_write_seconds(now.seconds)}{rate}", ""
+    if now.refused_settings:
+        yield "refused", f"the gateway does not take {', '.join(now.refused_settings)}; it was left out", ""
+    for given, chosen in ending.renamed:
+        yield "column", f"the input has a column {given!r} already; the new one is {chosen!r}", ""
+    if ending.guarded:
+        cells = f"{_count(ending.guarded, 'cell')} got a leading ' so that no spreadsheet runs them; see --raw"
+        yield "cells", cells, ""
+    if ending.notice:
+        yield "model", ending.notice, ""
+    shown = sorted(ending.reasons.items(), key=lambda pair: -pair[1])[:_REASONS_SHOWN]
+    for reason, count in shown:
+        yield "failed", f"{count:,}: {reason}", "red"
+    if len(ending.reasons) > len(shown):
+        yield "", f"and for {_count(len(ending.reasons) - len(shown), 'more reason')}", "red"
+    yield from _next_steps(ending)
+
+
+def _next_steps(ending: Ending) -> Iterator[tuple[str, str, str]]:
+    now, output = ending.now, ending.output
+    if output is not None:
+        yield "output", output, ""
+    if ending.stopped:
+        yield "stopped", ending.stopped, "yellow"
+        what = f"{_count(now.pending, 'item')} pending; " if now.pending else ""
+        when = "" if ending.stopped == "interrupted" else "when that is mended, "
+        kept = f"every answer is kept in {ending.ledger}"
+        yield "next", f"{what}{when}run the same command again to go on: {kept}", "bold"
+    elif now.failed or now.doubt:
+        where = "the column error says why" if output is not None else "--output FILE keeps them with their reasons"
+        yield "next", f"{where}; the same command again asks only for what has no answer yet", "bold"
+    elif now.stopped:
+        yield "note", now.stopped, "yellow"
+
+
+def _count_items(now: Statistics) -> str:
+    parts = [
+        f"{count:,} {word}"
+        for count, word in (
+            (now.labelled, "labelled"),
+            (now.failed, "failed"),
+            (now.doubt, "in doubt"),
+            (now.pending, "pending"),
+        )
+        if count
+    ]
+    return f"{now.items:,}" + (f": {', '.join(parts)}" if parts else "")
+
+
+def _write_cost(ending: Ending) -> str:
+    now, earlier = ending.now, ending.earlier
+    settled, doubt = now.settled - earlier.settled, now.in_doubt - earlier.in_doubt
+    told = [_SOURCES[source] for source in now.charge_sources if source in _SOURCES]
+    parts = []
+    if not now.requests:
+        parts.append("nothing in this run")
+    elif told:
+        parts.append(f"{format_usd(settled)} ({', '.join(told)})")
+    elif not doubt and not now.unpriced:
+        parts.append("free: it ran on this machine" if ending.notice else "nothing was charged")
+    if doubt:
+        parts.append(f"at most {format_usd(doubt)} for requests whose fate is unknown")
+    if now.unpriced:
+        parts.append(f"unknown for {_count(now.unpriced, 'request')}: no charge was told, and no price is known")
+    if earlier.settled or earlier.in_doubt:
+        parts.append(f"{format_usd(now.settled + now.in_doubt)} with earlier runs")
+    if ending.budget is not None:
+        parts.append(f"the budget is {format_usd(ending.budget)}")
+    return "; ".join(parts)
+
+
+def _write_seconds(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
