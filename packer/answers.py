@@ -225,7 +225,7 @@ class _Reader:
                     answer = written if self._fields is not None else self._judge(step, written)
                 except _DefectError as defect:
                     if defect.is_doubt:
-                        raise
+                        raise _DefectError(rows.path_of(index) + defect.path, defect.message) from None
                     continue
                 if number in self.rows and not self._agree(self.rows[number], answer):
                     raise _DefectError(rows.path_of(index), f"expected one answer to number {number}, got two")

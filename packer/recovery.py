@@ -84,7 +84,7 @@ class PackRecord:
                 assert_never(outcome)
 
     def child(self) -> PackRecord:
-        """The record of a pack that is split off. Refused settings count on: a smaller pack does not bring them back."""
+        """The record of a pack that is split off. Refused settings count on: a smaller pack brings none back."""
         return PackRecord(generation=self.generation + 1, settings=self.settings)
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -195,21 +195,25 @@ def test_failed_rows_are_written_with_their_reason_and_the_exit_code_is_3(
 
 
 def test_a_stopped_job_writes_every_row_and_the_exit_code_is_4(
-    monkeypatch: pytest.MonkeyPatch, in_folder: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, in_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    transport = fake_command.make_transport(Task(["spam", "ham"]), faults={"2": "quota"})
+    transport = fake_command.make_transport(Task(["spam", "ham"]), faults={"2": "quota", "4": "quota"})
     monkeypatch.setattr(connections, "connect", fake_command.connect_to(transport))
     source = write_csv(Path("in.csv"))
     assert label(source, "--output", "out.csv", "--max-items", "2", "--concurrency", "1") == 4
     rows = read_csv("out.csv")
     assert [row["text"] for row in rows] == TEXTS
     assert sorted(row["status"] for row in rows) == ["labelled"] * 2 + ["pending"] * 4
-    shown = capsys.readouterr().err
+    shown = capfd.readouterr().err
     assert "stopped    quota: the gateway says: quota" in shown
     assert "run the same command again" in shown
+    assert label(source, "--table", "--max-items", "2", "--concurrency", "1", "--ledger", "other.db") == 4
+    assert len(capfd.readouterr().out.splitlines()) == 1 + 2  # what is pending is no news
     assert label(source, "--output", "out.csv", "--max-items", "2", "--concurrency", "1") == 0
     assert {row["status"] for row in read_csv("out.csv")} == {"labelled"}
-    assert sum("\n" in prompt.user for prompt in transport.prompts) == 4  # one, a refused one, and two for the rest
+    assert (
+        sum("\n" in prompt.user for prompt in transport.prompts) == 6
+    )  # twice one and a refused one, and two for the rest
 
 
 def test_items_in_doubt_are_held_when_that_is_asked_for(monkeypatch: pytest.MonkeyPatch, in_folder: Path) -> None:
@@ -281,6 +285,13 @@ def test_a_fault_in_the_middle_of_a_pipe_ends_the_input_and_keeps_what_was_read(
     assert done.returncode == 4
     assert [row["label"] for row in read_csv("out.csv")] == ["spam", "ham"]
     assert b"standard input: line 4: expected 2 cells" in done.stderr
+
+
+def test_a_later_row_of_a_pipe_cannot_take_the_name_of_a_new_column(in_folder: Path) -> None:
+    done = run_fake("-", given=b'{"text": "free", "label": 1}\n{"text": "b", "x": 2}\n{"text": "c", "label_2": 3}\n')
+    assert done.returncode == 4
+    assert b"line 3: the key 'label_2' is not in the first row" in done.stderr
+    assert [json.loads(line)["label_2"] for line in done.stdout.splitlines()] == ["spam", "ham"]
 
 
 def test_a_reader_that_has_enough_ends_the_command_quietly(in_folder: Path) -> None:
@@ -435,6 +446,8 @@ def test_a_terminal_gets_a_table_a_bar_and_a_summary(in_folder: Path) -> None:
     assert " (failed)" in shown
     assert "next       --output FILE keeps them" in shown
     assert not re.search("\x1b\\[31m\u202e|\x9b", shown)
+    # the bar was wiped away before the first row
+    assert "\u2501" not in shown[: shown.index("#  label")].rsplit("\x1b[2K", 1)[1]
 
 
 def test_no_color_is_respected(in_folder: Path) -> None:
@@ -469,22 +482,25 @@ def test_a_table_can_be_asked_for(gateway: FakeTransport, capfd: pytest.CaptureF
 @contextmanager
 def serving(script: Script) -> Iterator[GatewayServer]:
     """A gateway on loopback in a thread: the command has this one, for its signals."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
+    ready, done = threading.Event(), asyncio.Event()
+    servers: list[GatewayServer] = []
+
+    async def serve() -> None:
+        async with GatewayServer(script) as server:
+            servers.append(server)
+            loops.append(asyncio.get_running_loop())
+            ready.set()
+            await done.wait()
+
+    loops: list[asyncio.AbstractEventLoop] = []
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
-
-    def wait_for(work: Coroutine[Any, Any, Any]) -> None:
-        asyncio.run_coroutine_threadsafe(work, loop).result(10)
-
-    server = GatewayServer(script)
-    wait_for(server.__aenter__())
+    assert ready.wait(10)
     try:
-        yield server
+        yield servers[0]
     finally:
-        wait_for(server.__aexit__())
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+        loops[0].call_soon_threadsafe(done.set)
+        thread.join(10)
 
 
 def answer_pack(asked: Asked) -> Said:

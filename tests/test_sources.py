@@ -2,15 +2,15 @@
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 
 import pytest
 
 from packer.sources import slices
 
 
-async def collect(source: object, size: int = 10, patience: float = 0.05) -> list[list[int]]:
-    return [items async for items in slices(source, size=size, patience=patience)]  # type: ignore[type-var, arg-type]  # either kind
+async def collect(source: Iterable[int] | AsyncIterable[int], patience: float = 0.05) -> list[list[int]]:
+    return [items async for items in slices(source, size=10, patience=patience)]
 
 
 def test_a_source_comes_in_slices_of_at_most_the_size() -> None:
@@ -32,15 +32,14 @@ def test_an_error_comes_after_what_was_read() -> None:
             yield number
         raise ValueError("line 4")
 
+    async def read(source: Iterable[int] | AsyncIterable[int], seen: list[int]) -> None:
+        async for items in slices(source, size=10, patience=0.05):
+            seen.extend(items)
+
     for source in (broken(), also_broken()):
         seen: list[int] = []
-
-        async def read(source: object = source, seen: list[int] = seen) -> None:
-            async for items in slices(source, size=10, patience=0.05):  # type: ignore[type-var, arg-type]  # either kind
-                seen.extend(items)
-
         with pytest.raises(ValueError, match="line 4"):
-            asyncio.run(read())
+            asyncio.run(read(source, seen))
         assert seen == [0, 1, 2]
 
 

@@ -135,13 +135,20 @@ def test_nothing_of_the_environment_goes_out_or_decides_where(monkeypatch: pytes
     assert isinstance(ended, Reply)
     allowed = {"host", "user-agent", "accept", "accept-encoding", "content-type", "content-length", "authorization"}
     assert set(asked.headers) == allowed
+    assert asked.headers["accept-encoding"] == "identity"
     assert asked.headers["authorization"] == f"Bearer {KEY}"
 
 
 def test_a_cookie_is_not_kept() -> None:
-    cookie = {"Set-Cookie": "a=b; Path=/"}
-    asked, _, _ = requests_of([Answer(completion(), headers=cookie), Answer(completion())], 2)
-    assert "cookie" not in asked[1].headers
+    async def run() -> list[Asked]:
+        async with GatewayServer([Answer(completion(), headers={"Set-Cookie": "a=b"}), Answer(completion())]) as server:
+            transport = connect(server.url.replace("127.0.0.1", "localhost"))  # an address would get no cookie anyway
+            assert isinstance(await ask(transport), Reply)
+            assert isinstance(await ask(transport), Reply)
+            await transport.aclose()
+            return server.asked
+
+    assert ["cookie" in asked.headers for asked in asyncio.run(run())] == [False, False]
 
 
 def test_without_a_key_none_is_sent() -> None:
@@ -554,6 +561,18 @@ def test_a_refused_setting_is_left_out_from_then_on() -> None:
     assert [isinstance(one, Reply) for one in ended] == [False, True, True]
     assert [("temperature" in one.body) for one in asked] == [True, False, False]
     assert refused == ("temperature",)
+
+
+def test_a_schema_whose_patterns_are_refused_is_sent_without_them() -> None:
+    def reply(asked: Asked) -> Said:
+        if "pattern" in str(asked.body["response_format"]):
+            return Answer({"error": "Invalid schema for response_format 'answer': 'pattern' is not permitted"}, 400)
+        return Answer(completion("hi"))
+
+    asked, ended, refused = requests_of(reply, 3)
+    assert [isinstance(one, Reply) for one in ended] == [False, True, True]
+    assert [one.body["response_format"]["type"] for one in asked] == ["json_schema"] * 3
+    assert refused == ("response_format json_schema pattern",)
 
 
 def test_a_gateway_that_refuses_everything_is_asked_a_bounded_number_of_times() -> None:
