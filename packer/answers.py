@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from packer.items import canonical_json
-from packer.json_scan import BadObject, Found, find_flaw, find_values, is_margin, show
+from packer.json_scan import BadObject, Found, OpenArray, find_flaw, find_values, is_margin, show
 from packer.task import Task
 
 _MAX_DEFECTS = 100
@@ -116,6 +116,7 @@ class _Reader:
         self._count = count
         self._fields = None if task.record_schema is None else frozenset(task.record_schema["properties"])
         self._heard: dict[int, Any] = {}
+        self._shape: type | None = None
         self._longest = 0
 
     def report(self, path: str, message: str) -> None:
@@ -128,7 +129,7 @@ class _Reader:
         for found in values:
             if not found.reasoning:
                 for rows in self._find_rows(found.value):
-                    if rows.named:
+                    if rows.named and not (rows.alone and found.after_error):
                         named.append(rows)
                     elif found.leads and not found.after_error:
                         unnamed.append(rows)
@@ -164,7 +165,7 @@ class _Reader:
         elif value and isinstance(value[0], dict) and "answers" in value[0] and not self._is_row(value[0]):
             inside = [(f"[{index}]", element) for index, element in enumerate(value)]
         else:
-            alone = depth == 0 and len(value) == 2 and type(value[0]) is int and type(value[1]) is str
+            alone = depth == 0 and _is_pair(value)
             rows = value
         if alone:
             rows = [value]
@@ -192,16 +193,12 @@ class _Reader:
 
     def _read_all(self, every: Sequence[_Rows]) -> None:
         repeated = ""
-        shape: type | None = None
         is_headless = False
         for rows in every:
             for index, row in enumerate(rows.rows):
                 try:
                     number, step, written = self._open(row)
-                    shape = shape or type(row)
-                    if type(row) is not shape:
-                        raise _DefectError("", f"expected rows of one shape, got {show(row)}")
-                    if self._hear(number, step, written):
+                    if self._hear(type(row), number, step, written):
                         repeated = rows.path_of(index)
                 except _DefectError as defect:
                     path = rows.path_of(index) + defect.path
@@ -230,8 +227,11 @@ class _Reader:
                 if number in self.rows and not self._agree(self.rows[number], answer):
                     raise _DefectError(rows.path_of(index), f"expected one answer to number {number}, got two")
 
-    def _hear(self, number: int, step: str, written: Any) -> bool:
+    def _hear(self, shape: type, number: int, step: str, written: Any) -> bool:
         """Take a row's answer; whether its number was heard before, with the same answer."""
+        self._shape = self._shape or shape
+        if shape is not self._shape:
+            raise _DefectError("", f"expected rows of one shape, got another one for number {show(number)}")
         if not 0 < number <= self._count:
             raise _DefectError("", f"expected numbers from 1 to {self._count}, got {show(number)}", is_doubt=True)
         if number not in self._heard:
@@ -306,6 +306,13 @@ class _Reader:
         written = written.strip()
         self._longest = self._longest or 4 * max(map(len, self._task.labels))
         return self._task.match_label(written) if len(written) <= self._longest else None
+
+
+def _is_pair(value: list[Any]) -> bool:
+    """Whether an array is a row on a line of its own, perhaps a cut one, and no array of rows."""
+    if not value or type(value[0]) is not int:
+        return False
+    return isinstance(value, OpenArray) or (len(value) == 2 and type(value[1]) is str)
 
 
 def _gather(every: Sequence[_Rows]) -> Sequence[_Rows]:

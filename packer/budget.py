@@ -47,10 +47,6 @@ class Budget:
         """Whether `worst` can be reserved now."""
         return self._cap is None or self._settled + self._doubt + self._reserved + to_nano(worst) <= self._cap
 
-    def could_have_room(self, worst: Decimal) -> bool:
-        """Whether `worst` could be reserved if all that is in flight turned out to cost nothing."""
-        return self._cap is None or self._settled + self._doubt + to_nano(worst) <= self._cap
-
     def reserve(self, worst: Decimal) -> Decimal:
         """Set `worst` aside. Raises `ValueError` where there is no room (ask `has_room` first)."""
         if not self.has_room(worst):

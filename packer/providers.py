@@ -141,5 +141,5 @@ PROVIDERS: dict[str, type[ProviderTransport]] = {"anthropic": AnthropicTransport
 def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except (ImportError, ValueError):  # a parent package that is missing, or a module that was made unimportable
+    except ImportError:  # not even its parent is
         return False

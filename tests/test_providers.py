@@ -222,9 +222,15 @@ def test_what_google_refuses_is_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "module"),
-    [(AnthropicTransport, "anthropic"), (AnthropicTransport, "instructor"), (GoogleTransport, "google")],
+    [(AnthropicTransport, "anthropic"), (AnthropicTransport, "instructor"), (GoogleTransport, "google.genai")],
 )
 def test_a_missing_extra_is_named(kind: type[ProviderTransport], module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # how an import is made to fail
     with pytest.raises(CallError, match=rf"needs an extra.*prompt-packer\[{kind.EXTRA}\]"):
         kind("some-model", api_key=KEY, connections=1)
+
+
+def test_an_extra_of_which_nothing_is_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GoogleTransport, "MODULES", ("nowhere.genai",))
+    with pytest.raises(CallError, match="needs an extra"):
+        GoogleTransport("some-model", api_key=KEY, connections=1)

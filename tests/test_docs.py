@@ -1,0 +1,82 @@
+"""README, design and `--help` are in step with each other and with the code."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import packer
+from packer.estimates import AnswerAllowance
+from packer.packs import PackLimits
+from packer.task import AnswerShape, read_task
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+
+
+def help_of(*command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "packer", *command, "--help"], capture_output=True, text=True, check=True, timeout=30
+    )
+    return done.stdout
+
+
+def test_every_option_in_the_readme_exists() -> None:
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - {"--help"}
+    shown = help_of("label") + help_of("ledger")
+    assert options
+    assert [option for option in sorted(options) if option not in shown] == []
+
+
+def test_the_help_fits_a_terminal() -> None:
+    for command in ((), ("label",), ("ledger",)):
+        assert max(map(len, help_of(*command).splitlines())) <= 80
+
+
+def test_the_readmes_test_command_is_what_ci_runs() -> None:
+    line = next(line.strip() for line in README.splitlines() if line.startswith("    sh setup.sh dev"))
+    assert line in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_the_readmes_task_file_is_one(tmp_path: Path) -> None:
+    example = re.search(r"```toml\n(.*?)```", README, re.DOTALL)
+    assert example is not None
+    (tmp_path / "task.toml").write_text(example[1], encoding="utf-8")
+    assert len(read_task(tmp_path / "task.toml").labels) == 3
+
+
+def test_the_design_names_every_file_and_no_other() -> None:
+    files = {path.stem for path in (ROOT / "packer").glob("*.py")} - {"__init__", "__main__"}
+    floors = DESIGN.split("## The floors")[1].split("\n## ")[0]
+    named = set(
+        re.findall(r"[a-z_]+", " ".join(line.split("|")[2] for line in floors.splitlines() if line.startswith("| ")))
+    )
+    assert files - named == set()
+
+
+@pytest.mark.parametrize("shape", [*AnswerShape])
+def test_the_design_measures_every_shape(shape: AnswerShape) -> None:
+    assert f"| `{shape.value}` |" in DESIGN
+
+
+def test_what_the_documents_say_of_the_defaults_is_so() -> None:
+    assert "twenty to a request" in README
+    assert PackLimits().max_items == 20
+    assert "a third to spare" in DESIGN
+    assert AnswerAllowance(row=1000).allow(10) == pytest.approx(1.3 * 10_000 + 1000, rel=0.01)
+
+
+def test_the_changelog_has_this_version() -> None:
+    assert f"## [{packer.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_every_run_time_dependency_has_a_minimum_and_a_reason() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    project = tomllib.loads(text)["project"]
+    for dependency in project["dependencies"]:
+        assert ">=" in dependency
+        assert re.search(rf'"{re.escape(dependency)}",\s+# \w', text), dependency

@@ -1,0 +1,64 @@
+"""The public API as its users type it: mypy checks this file, nobody runs it."""
+
+from collections.abc import AsyncIterator, Mapping
+from decimal import Decimal
+from enum import StrEnum
+from typing import Literal, assert_type
+
+import pydantic
+
+import packer
+
+
+class Kind(StrEnum):
+    SPAM = "spam"
+    HAM = "ham"
+
+
+class Ticket(pydantic.BaseModel):
+    topic: str
+
+
+async def texts() -> AsyncIterator[str | packer.Item]:
+    yield "a"
+    yield packer.Item("b", id=("any", "hashable"))
+
+
+async def use() -> None:
+    tasks = [
+        packer.Task(["spam", "ham"]),
+        packer.Task({"spam": "unwanted ads", "ham": ""}, examples=[("Win!", "spam")]),
+        packer.Task(Kind, shape="object"),
+        packer.Task(Literal["spam", "ham"]),
+        packer.Task(record=Ticket, examples=[packer.Example("late again", {"topic": "delivery"})]),
+        packer.Task(record={"type": "object", "properties": {"topic": {"type": "string"}}}),
+        packer.read_task("task.toml"),
+    ]
+    results = packer.label(["a", "b"], labels=["spam", "ham"], model="openai/gpt-4o-mini", budget_usd=1)
+    assert_type(results, list[packer.Result])
+    assert_type(results[0].label, str | None)
+    assert_type(results[0].status, packer.Status)
+    limits = packer.PackLimits(max_items=10, max_request_usd=Decimal("0.01"))
+    price = packer.Price(Decimal("0.15"), Decimal("0.6"))
+    async with packer.Runner(
+        tasks[0], model="m", base_url="https://modeldatabase.com/v1", limits=limits, price=price, on_doubt="hold"
+    ) as runner:
+        async for result in runner.stream(texts()):
+            assert_type(result, packer.Result)
+        async for result in runner.stream(["a", packer.Item("b")]):
+            assert_type(result.item, packer.Item)
+        assert_type(await runner.submit("one text"), packer.Result)
+        statistics = runner.statistics()
+        assert_type(statistics.settled, Decimal)
+        assert_type(statistics.usage, packer.Usage)
+        runner.stop("enough")
+
+
+def listen(event: packer.Event) -> None:
+    print(event)
+
+
+def options() -> Mapping[str, object]:
+    packer.label(["a"], task=packer.Task(["x", "y"]), model="local", ledger=None, on_event=listen, concurrency=2)
+    packer.label(["a"], labels=["x", "y"], model="local", surprise=1)  # type: ignore[call-arg]  # no such option
+    return {}
