@@ -6,19 +6,23 @@ What is wrong with one row drops that row. What throws doubt on which row is who
 - a number outside 1 to `count`: the model counts otherwise than the prompt (from 0, shifted, one text taken for two);
 - numbers that begin above 1: shifted, and cut before that showed at the end;
 - one number twice, unless both rows say the same and no number is missing (a model that repeats itself);
-- two answers that disagree (a draft, then the real one), or a key twice in an object that holds the rows.
+- two answers that disagree (a draft, then the real one), or that do not give every number together;
+- a key twice in an object that holds the rows.
 
-Numbers may come in any order: a row is matched by its number, never by its position. A row may have any of the three
-shapes, whichever the task asked for, since each names its number; a mapping ({"1": "spam"}) has no rows, since nothing
-of their own closes its entries. Where no answer gives a nonce, what begins a line is read: a bare array, JSON lines.
-A model that quotes an item's text does that within a line, or beside an answer that has the nonce.
+Numbers may come in any order: a row is matched by its number, never by its position. The rows may have any of the
+three shapes, whichever the task asked for, since each names its number, but all have the same; a mapping
+({"1": "spam"}) has no rows, since nothing of their own closes its entries.
 
-No proper prefix of an answer gives a row that the whole answer does not; nor does one of an answer that is wrapped in
-anything read here, but for a draft of the whole answer in a reasoning block, cut right behind that draft.
+Where no answer gives a nonce, a bare array or JSON lines are read, if they begin a line and no error stands before
+them: a model that quotes an item's text does so within a line, or beside an answer that has the nonce. A reasoning
+block that was never closed is read only for an answer with the nonce and every number, at the very end of the reply.
 
-One edit of an answer that has every number once gives no row for the wrong item, wherever it is a cut, lies within one
+No proper prefix of an answer gives a row that the whole answer does not, in whatever it is wrapped; the one exception
+is a draft of the whole answer in a reasoning block, cut right behind that draft.
+
+One edit of an answer that has every number once gives no row for the wrong item, where it is a cut, lies within one
 row, or drops, repeats, moves or renumbers rows. What no reader can see is a whole label in the place of another: a
-model that confuses two items, that leaves one out and counts on without a gap, or bytes lost from the middle of one
+model that confuses two items, that leaves one out and counts on without a gap, or text lost from the middle of one
 row to the middle of another.
 """
 

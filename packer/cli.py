@@ -7,6 +7,7 @@ what might be one is not repeated in a message.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import os
 import re
@@ -18,12 +19,14 @@ from typing import Any, NoReturn
 
 from packer import __version__
 from packer.errors import CallError, LedgerError, StoppedError
+from packer.packs import MAX_ITEMS_CEILING, PackLimits
 from packer.summary import show_text
+from packer.usage import Price
 
 WRONG, STOPPED, NO_LEDGER = 2, 4, 5
 _PROGRAM = "prompt-packer"
+_LEDGER = "prompt-packer.db"
 _MOST_IN_FLIGHT = 256
-_MOST_ITEMS = 100
 _ENVIRONMENT_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,39}")
 _LEDGER_ACTIONS = ("verify", "export", "doubt")
 
@@ -60,6 +63,7 @@ while a job runs.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
+    _hold_standard_streams()
     try:
         options = _make_parser().parse_args(argv)
         run: Callable[[argparse.Namespace], int] = options.run
@@ -81,15 +85,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: object, code: int) -> int:
-    sys.stderr.write(f"{_PROGRAM}: {show_text(str(message))}\n")
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):  # nobody listens
+            sys.stderr.write(f"{_PROGRAM}: {show_text(str(message))}\n")
     return code
+
+
+def _hold_standard_streams() -> None:
+    """Keep a standard stream that is closed from becoming the ledger: the next file to be opened gets its number."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _run_label(options: argparse.Namespace) -> int:
     from packer.labelling import Order, label_table  # noqa: PLC0415  slow
-    from packer.packs import PackLimits  # noqa: PLC0415  goes with it
     from packer.task import Task, read_task  # noqa: PLC0415  pydantic and jsonschema
-    from packer.usage import Price  # noqa: PLC0415  goes with it
 
     if (options.price_input is None) != (options.price_output is None):
         raise CallError("--price-input and --price-output: expected both or neither")
@@ -128,7 +141,7 @@ def _run_ledger(options: argparse.Namespace) -> int:
     action = words.pop(0) if words and words[0] in _LEDGER_ACTIONS else ""
     if len(words) > 1:
         raise CallError(f"ledger: expected one of {', '.join(_LEDGER_ACTIONS)} and a FILE, got {len(words)} files")
-    path = words[0] if words else "prompt-packer.db"
+    path = words[0] if words else _LEDGER
     if action == "verify":
         problems = verify_ledger(path)
         for problem in problems or [f"{path}: nothing is wrong"]:
@@ -214,7 +227,7 @@ def _make_parser() -> argparse.ArgumentParser:
         description=_LEDGER_ABOUT,
         usage="prompt-packer ledger [verify | export | doubt] [FILE]",
     )
-    ledger.add_argument("words", nargs="*", metavar="FILE", help="the ledger (default: prompt-packer.db)")
+    ledger.add_argument("words", nargs="*", metavar="FILE", help=f"the ledger (default: {_LEDGER})")
     ledger.set_defaults(run=_run_ledger)
     return parser
 
@@ -267,16 +280,20 @@ def _add_label(commands: argparse._SubParsersAction[_Parser]) -> None:
 
     running = label.add_argument_group("how it runs")
     add = running.add_argument
-    items = _whole(1, _MOST_ITEMS)
+    items = _whole(1, MAX_ITEMS_CEILING)
     add(
-        "--max-items", metavar="N", type=items, default=20, help=f"texts in a request, 1 to {_MOST_ITEMS} (default: 20)"
+        "--max-items",
+        metavar="N",
+        type=items,
+        default=20,
+        help=f"texts in a request, 1 to {MAX_ITEMS_CEILING} (default: 20)",
     )
     add("--concurrency", metavar="auto|N", type=_read_concurrency, help="requests in flight (default: auto)")
     add(
         "--ledger",
         metavar="FILE",
-        default="prompt-packer.db",
-        help="remembers every answer, so that none is bought twice (default: prompt-packer.db)",
+        default=_LEDGER,
+        help=f"remembers every answer, so that none is bought twice (default: {_LEDGER})",
     )
     add(
         "--on-doubt",

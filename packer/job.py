@@ -201,6 +201,15 @@ class Job:
             charge=verdict.charge,
         )
 
+    def withdraw(self, request: Request, reason: str) -> None:
+        """Take back a request that could not be written down, and therefore did not leave; the job stops."""
+        self.in_flight -= 1
+        self._requests -= 1
+        self.budget.release(request.reserve or Decimal(0))
+        self.stop(reason)
+        for key in request.pack.keys:
+            self.board.give_up(key, Status.PENDING, f"stopped: {reason}")
+
     def stop(self, reason: str) -> None:
         """Send nothing more; what is not in flight becomes pending. A second reason changes nothing."""
         if self.stopped is not None:

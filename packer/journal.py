@@ -9,11 +9,13 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
+from packer.errors import LedgerFull
 from packer.ledger import Closed, Ledger, Opened
 
 _T = TypeVar("_T")
+_Group: TypeAlias = list[tuple[Opened | Closed, asyncio.Future[None]]]
 
 
 class Journal:
@@ -22,7 +24,7 @@ class Journal:
     def __init__(self, path: Path | str | None) -> None:
         self._path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="packer-ledger")
-        self._waiting: list[tuple[Opened | Closed, asyncio.Future[None]]] = []
+        self._waiting: _Group = []
         self._writer: asyncio.Task[None] | None = None
         self._ledger: Ledger | None = None
 
@@ -56,17 +58,34 @@ class Journal:
     async def _write(self) -> None:
         while self._waiting:
             group, self._waiting = self._waiting, []
-            changes = [change for change, _ in group]
             try:
-                await self.ask(lambda ledger, changes=changes: ledger.commit(changes))  # type: ignore[misc]  # default binds
+                await self._commit(group)
+            except LedgerFull as error:
+                # paid answers still fit into the room that was kept for them, new requests do not
+                _fail([one for one in group if isinstance(one[0], Opened)], error)
+                await self._settle([one for one in group if isinstance(one[0], Closed)])
             except Exception as error:  # noqa: BLE001  whoever waits gets it
-                for _, done in group:
-                    if not done.done():
-                        done.set_exception(error)
-            else:
-                for _, done in group:
-                    if not done.done():
-                        done.set_result(None)
+                _fail(group, error)
+
+    async def _settle(self, group: _Group) -> None:
+        if group:
+            try:
+                await self._commit(group)
+            except Exception as error:  # noqa: BLE001  whoever waits gets it
+                _fail(group, error)
+
+    async def _commit(self, group: _Group) -> None:
+        changes = [change for change, _ in group]
+        await self.ask(lambda ledger: ledger.commit(changes))
+        for _, done in group:
+            if not done.done():
+                done.set_result(None)
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _fail(group: _Group, error: Exception) -> None:
+    for _, done in group:
+        if not done.done():
+            done.set_exception(error)

@@ -89,7 +89,7 @@ def label_table(order: Order) -> int:
         reader = _open_input(order)
         undo.callback(reader.close)
         _refuse_overwriting(order)
-        shows_table = order.table or (order.output is None and sys.stdout is not None and sys.stdout.isatty())
+        shows_table = order.table or (order.output is None and sys.stdout.isatty())
         form = reader.format
         output: Output | None = None
         if order.output is not None or not shows_table:
@@ -176,7 +176,7 @@ class _Job:
 
             self._notice = LOCAL_NOTICE
         with Display(self._rows) as display:
-            self._print = row_printer(display)
+            self._print = None if self._table is None else row_printer(display)
             runner = Runner(
                 order.task,
                 model=order.model,
@@ -330,6 +330,7 @@ class _Job:
             renamed=self._renamed,
             guarded=self._writer.guarded,
             stopped=stopped,
+            on_screen=self._output is None,
         )
         return write_summary(ending, width=self._width)
 
@@ -372,6 +373,8 @@ def _open_input(order: Order) -> Reader:
 
 
 def _refuse_overwriting(order: Order) -> None:
+    if sys.stdout is None and (order.table or order.output in {None, "-"}):
+        raise CallError("standard output is closed; expected --output FILE")
     if order.table and order.output == "-":
         raise CallError("--table: the rows go to standard output already (--output -); expected one of the two")
     given = _identity(order.input, 0)
@@ -392,10 +395,6 @@ def _identity(path: str, descriptor: int) -> tuple[int, int] | None:
 
 def _open_output(path: str | None, source: Format) -> tuple[Output, Format]:
     if path is None or path == "-":
-        try:
-            os.fstat(1)
-        except OSError:
-            raise CallError("standard output is closed; expected --output FILE") from None
         return OutputStream(1), source
     if is_streamed(path):  # /dev/null, a named pipe
         try:

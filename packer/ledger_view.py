@@ -9,11 +9,9 @@ from packer.ledger import Attempt, Ledger
 from packer.summary import show_text
 from packer.usage import format_usd
 
-ACTIONS = ("verify", "export", "doubt")
-
 
 def show_ledger(path: str, action: str) -> Iterator[str]:
-    """The lines of `action` (one of `ACTIONS`, or empty for the statistics). Raises `LedgerError`."""
+    """The lines of `action` (export, doubt, or empty for the statistics). Raises `LedgerError`."""
     with Ledger(path, read_only=True) as ledger:
         match action:
             case "export":

@@ -6,6 +6,7 @@ prints the rows above the bar; else each goes its own way.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -35,8 +36,12 @@ class Display:
     def __init__(self, rows: int | None) -> None:
         from rich.console import Console  # noqa: PLC0415  a bad call does not wait for rich
 
+        class Quiet(Console):
+            def on_broken_pipe(self) -> None:  # rich would end the process, and with it what is paid for
+                self.quiet = True
+
         self._rows = rows
-        self._console: rich.console.Console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._console: rich.console.Console = Quiet(stderr=True, highlight=False, markup=False, emoji=False)
         self._bar: rich.progress.Progress | None = None
         self._task: rich.progress.TaskID | None = None
         self._seen: deque[tuple[float, int]] = deque(maxlen=_RATE_SAMPLES)
@@ -79,8 +84,9 @@ class Display:
 
     def line(self, text: str, style: str = "") -> None:
         """One line on standard error, above the bar."""
-        # soft_wrap: a line is as wide as it was made
-        self._console.print(text, style=style, soft_wrap=True)
+        with contextlib.suppress(OSError):  # a terminal that is gone ends nothing
+            # soft_wrap: a line is as wide as it was made
+            self._console.print(text, style=style, soft_wrap=True)
 
     def event(self, event: Event) -> None:
         """The line of `-v` for an event that has one."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -18,7 +17,7 @@ import pydantic
 
 from packer.budget import Budget
 from packer.connections import connect
-from packer.errors import CallError, PriceError, TransportError
+from packer.errors import CallError, LedgerFull, PriceError, TransportError
 from packer.events import (
     AttemptStarted,
     Event,
@@ -33,6 +32,7 @@ from packer.exchange import Reply
 from packer.items import Item, Result, key_maker
 from packer.job import Job
 from packer.journal import Journal
+from packer.lanes import Lane
 from packer.ledger import Ledger
 from packer.limiter import Limiter
 from packer.packs import PackLimits
@@ -51,9 +51,6 @@ DEFAULT_LEDGER = "prompt-packer.db"
 # Part of every key: all that is sent besides the prompt and can change an answer
 _PARAMETERS: Mapping[str, Any] = {"temperature": 0}
 _DEADLINE = 120.0  # seconds for one request, whatever happens on its way
-# Items that are read ahead of the first one that has not ended: what a slow request may hold up, and memory's bound
-_LOOK_AHEAD = 10_000
-_LOOK_AHEAD_CHARACTERS = 32_000_000
 _SLICE = 500  # items looked up, shuffled and packed together
 MOST_IN_FLIGHT = 256
 _LOCAL_IN_FLIGHT = 2  # one runs, one waits: the CPU is the limit
@@ -146,6 +143,7 @@ class Runner:
         self._flush_at = 0.0
         self._lingering: list[Slot] = []
         self._broken: BaseException | None = None
+        self._full: LedgerFull | None = None
         self._told: dict[Any, Event] = {}
         self._ended_after: float | None = None
         self._dispatcher = asyncio.create_task(self._dispatch())
@@ -168,9 +166,10 @@ class Runner:
     async def stream(self, items: Iterable[Item | str] | AsyncIterable[Item | str]) -> AsyncIterator[Result]:
         """One result an item, in the order of `items`, which are read as far ahead as memory's bound allows.
 
-        An error that `items` raises is raised after the results of what came before it. Raises `LedgerError`.
+        An error that `items` raises is raised after the results of what came before it. Raises `LedgerError`, and
+        `LedgerFull` after the results, since what is in flight when the disk fills is still kept.
         """
-        lane = _Lane()
+        lane = Lane()
         feeder = asyncio.create_task(self._feed(items, lane))
         self._listeners.add(lane.news)
         try:
@@ -181,6 +180,8 @@ class Runner:
                 self._check()
                 if lane.is_empty() and feeder.done():
                     feeder.result()
+                    if self._full is not None:
+                        raise self._full
                     return
                 await lane.news.wait()
         finally:
@@ -224,6 +225,11 @@ class Runner:
 
     def _make_job(self, ledger: Ledger) -> Job:
         spending = ledger.spending(self._name)
+        if spending.unknown and self._cap is not None:
+            raise PriceError(
+                f"what {spending.unknown} earlier requests of this job cost is unknown, and a budget needs it: "
+                "go on without a budget, or start over with another ledger"
+            )
         hold = self._on_doubt == "hold"
         make_key = key_maker(fingerprint=self.task.fingerprint, model=self.model, parameters=_PARAMETERS)
         return Job(
@@ -258,7 +264,7 @@ class Runner:
 
     # Items in
 
-    async def _feed(self, items: Iterable[Item | str] | AsyncIterable[Item | str], lane: _Lane) -> None:
+    async def _feed(self, items: Iterable[Item | str] | AsyncIterable[Item | str], lane: Lane) -> None:
         self._feeding += 1
         try:
             async for taken in slices(items, size=_SLICE, patience=self._linger):
@@ -306,7 +312,14 @@ class Runner:
 
     async def _attempt(self, request: Request) -> None:
         opened = request.opened(self._number)
-        await self._journal.commit(opened)
+        try:
+            await self._journal.commit(opened)
+        except LedgerFull as error:
+            # nothing more may leave; what is in flight still has its room in the ledger, and is waited for
+            self._full = error
+            self._job.withdraw(request, str(error))
+            self._wake.set()
+            return
         self._emit(AttemptStarted(request.attempt, len(request.pack), opened.number, request.prompt.max_tokens))
         began = self._loop.time()
         ended: Reply | TransportError
@@ -356,42 +369,6 @@ class Runner:
             if self._told.get(name) != event:
                 self._emit(event)
         self._told = standing
-
-
-class _Lane:
-    """The items of one stream: read ahead, ended in any order, handed out in the input's."""
-
-    def __init__(self) -> None:
-        self.news = asyncio.Event()
-        self._slots: deque[Slot] = deque()
-        self._characters = 0
-        self._room = asyncio.Event()
-
-    def add(self, slots: Iterable[Slot]) -> None:
-        """Append items that were read."""
-        for slot in slots:
-            self._slots.append(slot)
-            self._characters += len(slot.item.text)
-
-    def take_ended(self) -> Iterable[Result]:
-        """The results that are next in order, as far as they are there; then `news` tells of the one that is not."""
-        while self._slots and (result := self._slots[0].result) is not None:
-            self._slots.popleft()
-            self._characters -= len(result.item.text)
-            self._room.set()
-            yield result
-        if self._slots:
-            self._slots[0].wake = self.news.set
-
-    def is_empty(self) -> bool:
-        """Whether every item that was read has been handed out."""
-        return not self._slots
-
-    async def has_room(self) -> None:
-        """Wait until more items may be read."""
-        while len(self._slots) >= _LOOK_AHEAD or self._characters >= _LOOK_AHEAD_CHARACTERS:
-            self._room.clear()
-            await self._room.wait()
 
 
 def _as_item(given: Item | str) -> Item:

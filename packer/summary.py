@@ -125,7 +125,8 @@ class Ending:
     `earlier` are the statistics from before the first item; `reasons` count failed items by their error; `rows` is None
     where the input was not read to its end; `output` is None where the rows went to the screen or to a pipe;
     `renamed` are columns that got another name; `guarded` counts CSV cells with an apostrophe before a formula;
-    `stopped` is why the job ended before its end, empty where it did not.
+    `stopped` is why the job ended before its end, empty where it did not; `on_screen` tells that the rows went nowhere
+    but to the screen.
     """
 
     earlier: Statistics
@@ -138,6 +139,7 @@ class Ending:
     renamed: Sequence[tuple[str, str]] = ()
     guarded: int = 0
     stopped: str = ""
+    on_screen: bool = False
 
 
 def write_summary(ending: Ending, *, width: int) -> list[Line]:
@@ -201,6 +203,8 @@ def _next_steps(ending: Ending) -> Iterator[tuple[str, str, str]]:
         yield "next", f"{where}; the same command again asks only for what has no answer yet", "bold"
     elif now.stopped:
         yield "note", now.stopped, "yellow"
+    elif ending.on_screen:
+        yield "next", "--output FILE writes the rows; nothing is asked again", "bold"
 
 
 def _count_items(now: Statistics) -> str:

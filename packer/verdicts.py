@@ -94,7 +94,7 @@ def _book(
     """The attempt's state, and the charge: the gateway's word, else usage x price, else the reserve."""
     if free:
         return AttemptState.SETTLED, Charge(Decimal(0), ChargeSource.FREE)
-    if told is not None:
+    if told is not None and told.usd.is_finite() and told.usd >= 0:
         return AttemptState.SETTLED, told
     booking = recovery.book(outcome)
     if booking is Booking.RELEASE:

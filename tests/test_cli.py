@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from gateway_server import Answer, Asked, GatewayServer, Said, Script, completio
 from rich.cells import cell_len
 
 import packer
-from packer import connections
+from packer import cli, connections, runner
 from packer.cli import main
 from packer.events import AttemptEnded, JobStopped, SettingRefused, Statistics
 from packer.exchange import Charge, ChargeSource
@@ -414,6 +415,29 @@ def test_a_signal_before_anything_was_sent_is_one_line(in_folder: Path, number: 
     assert [path.name for path in in_folder.iterdir()] == ["in.csv"]
 
 
+def test_an_error_stream_that_nobody_reads_loses_nothing(in_folder: Path) -> None:
+    source = write_csv(in_folder / "in.csv")
+    process = subprocess.Popen([*FAKE, source, "--output", "out.csv", "-v", *CALL], stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    process.stderr.close()
+    assert process.wait(60) == 0
+    assert {row["status"] for row in read_csv("out.csv")} == {"labelled"}
+
+
+def test_standard_streams_that_are_closed_do_not_become_files(in_folder: Path) -> None:
+    write_csv(in_folder / "in.csv")
+    command = shlex.join([*FAKE, "in.csv", *CALL])
+    shell = ["sh", "-c", f"{command} --output out.csv <&- >&- 2>&-; echo $? > code; {command} >&-"]
+    done = subprocess.run(shell, capture_output=True, text=True, check=False)
+    assert Path("code").read_text() == "0\n"
+    assert {row["status"] for row in read_csv("out.csv")} == {"labelled"}
+    assert (done.returncode, done.stderr) == (
+        2,
+        "prompt-packer: standard output is closed; expected --output FILE\n",
+    )
+    assert main(["ledger", "verify"]) == 0
+
+
 # The terminal
 
 
@@ -476,6 +500,8 @@ def test_a_table_can_be_asked_for(gateway: FakeTransport, capfd: pytest.CaptureF
     shown = capfd.readouterr().out.splitlines()
     assert shown[0].split() == ["#", "label", "text"]
     assert shown[1] == " 1  spam       Win a FREE prize"
+    assert label(source, "--table") == 0
+    assert "next       --output FILE writes the rows; nothing is asked again" in capfd.readouterr().err
     assert len(read_csv("out.csv")) == len(TEXTS)
 
 
@@ -569,6 +595,18 @@ def test_the_ledger_is_shown_verified_and_exported(gateway: FakeTransport, capsy
     assert sorted(answer["value"] for answer in answers) == sorted(map(fake_command.annotate, TEXTS))
     assert main(["ledger", "doubt"]) == 0
     assert capsys.readouterr().out == "no request is in doubt\n"
+
+
+def test_an_export_whose_reader_has_enough_ends_quietly(in_folder: Path) -> None:
+    Ledger("prompt-packer.db").close()
+    shell = f"{shlex.quote(sys.executable)} -m packer ledger | sleep 0"
+    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_the_commands_numbers_are_the_runners() -> None:
+    assert cli._MOST_IN_FLIGHT == runner.MOST_IN_FLIGHT
+    assert cli._LEDGER == runner.DEFAULT_LEDGER
 
 
 def test_a_request_in_doubt_is_listed(

@@ -19,7 +19,7 @@ FLOORS = [
     {"connections", "ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows", "local", "pricing"}
     | {"providers", "tokens", "transport", "wire"},
     {"journal", "slots", "sources", "verdicts"},
-    {"job"},
+    {"job", "lanes"},
     {"runner", "testing"},
     {"sync"},
     {"__init__"},

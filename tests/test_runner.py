@@ -9,11 +9,20 @@ from typing import Any
 
 import pytest
 
-from packer.errors import CallError, Failure, InputError, LedgerError, PriceError, StoppedError, TransportError
+from packer.errors import (
+    CallError,
+    Failure,
+    InputError,
+    LedgerError,
+    LedgerFull,
+    PriceError,
+    StoppedError,
+    TransportError,
+)
 from packer.events import AttemptEnded, Event, JobStopped, PackSizeChanged
 from packer.exchange import Charge, ChargeSource, Prompt, Reply, StopReason
 from packer.items import Item, Result, Status
-from packer.ledger import Closed, Ledger
+from packer.ledger import Closed, Ledger, Opened
 from packer.packs import PackLimits
 from packer.prompts import read_user
 from packer.runner import Runner
@@ -463,6 +472,50 @@ def test_a_ledger_that_fails_in_mid_job_ends_it_with_its_error(tmp_path: Path, m
     monkeypatch.setattr(Ledger, "commit", failing)
     with pytest.raises(LedgerError, match="the disk is gone"):
         run(texts(1000), FakeTransport(TASK, parity), ledger=tmp_path / "l.db")
+
+
+def test_a_full_disk_stops_the_job_and_keeps_what_is_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit, opened = Ledger.commit, 0
+
+    def filling(self: Ledger, changes: Any) -> None:
+        nonlocal opened
+        opened += sum(isinstance(change, Opened) for change in changes)
+        if opened > 4 and any(isinstance(change, Opened) for change in changes):
+            raise LedgerFull(tmp_path, "no room")
+        commit(self, changes)
+
+    monkeypatch.setattr(Ledger, "commit", filling)
+    seen: list[Result] = []
+    transport = FakeTransport(TASK, parity, seconds=float)
+
+    async def work() -> None:
+        async with Runner(TASK, model="m", transport=transport, ledger=tmp_path / "l.db", concurrency=3) as runner:
+            async for result in runner.stream(texts(400)):
+                seen.append(result)  # noqa: PERF401  a comprehension would be lost with the error
+
+    with pytest.raises(LedgerFull, match="no room"):
+        FakeClock().run(work())
+    assert Counter(result.status for result in seen) == {
+        Status.LABELLED: 20 * len(transport.prompts),
+        Status.PENDING: 400 - 20 * len(transport.prompts),
+    }
+    monkeypatch.undo()
+    with Ledger(tmp_path / "l.db") as ledger:
+        assert ledger.statistics().answers == 20 * len(transport.prompts)
+
+
+def test_a_budget_refuses_to_start_where_earlier_costs_are_unknown(tmp_path: Path) -> None:
+    run(texts(20), FakeTransport(TASK, parity), ledger=tmp_path / "l.db")
+    with pytest.raises(PriceError, match="what 1 earlier requests of this job cost is unknown"):
+        run(texts(40), FakeTransport(TASK, parity), ledger=tmp_path / "l.db", budget_usd=1, price=PRICE)
+
+
+@pytest.mark.parametrize("usd", ["-1", "NaN", "Infinity"])
+def test_a_charge_that_is_no_amount_books_what_is_known_instead(usd: str) -> None:
+    charge = Charge(Decimal(usd), ChargeSource.HEADER)
+    _, runner = run(texts(20), FakeTransport(TASK, parity, charge=charge), price=PRICE)
+    assert runner.statistics().charge_sources == {ChargeSource.PRICE: 1}
+    assert runner.statistics().settled > 0
 
 
 def test_an_answer_is_committed_before_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
