@@ -15,4 +15,4 @@ check format ruff format --check --quiet
 check lint ruff check --quiet
 check types mypy
 # Last, so that its summary is the last line, passed or failed
-exec python -m pytest -n 2 --quiet
+exec python -m pytest -n 2 --quiet --cov --cov-report=term-missing

@@ -27,7 +27,7 @@ from strategies import (
 
 from packer.answers import Answer, parse_answer
 from packer.items import canonical_json
-from packer.json_scan import MAX_DEPTH
+from packer.json_scan import MAX_DEPTH, MAX_VALUES
 from packer.prompts import write_answer
 from packer.task import AnswerShape, Task
 
@@ -127,6 +127,32 @@ def test_what_a_models_validator_raises_is_that_rows_defect() -> None:
     assert "KeyError" in answer.defects[0].message
 
 
+def test_what_a_reply_says_is_shown_short_and_harmless() -> None:
+    class Loud(pydantic.BaseModel):
+        name: str
+
+        @pydantic.field_validator("name")
+        @classmethod
+        def refuse(cls, name: str) -> str:
+            raise ValueError(name)
+
+    name = json.dumps("\x1b[31m\u202e" + "a" * 1_000)
+    (defect, _) = read(f'{HEAD}{{"n":1,"name":{name}}}]}}', task=Task(record=Loud), count=1).defects
+    assert str(defect).isprintable()
+    assert len(str(defect)) < 300
+
+
+def test_of_defects_without_end_the_first_hundred_are_told() -> None:
+    answer = read(HEAD + '"x",' * 5_000)
+    assert [defect.path for defect in answer.defects] == [f"$.answers[{index}]" for index in range(100)]
+
+
+def test_values_without_end_are_no_answer() -> None:
+    answer = write(SPAM, "k7f2", {1: "spam"}).text
+    assert read("[1] " * (MAX_VALUES - 1) + answer, count=1).rows == {1: "spam"}
+    assert not read("[1] " * MAX_VALUES + answer, count=1).rows
+
+
 # "Linear time": not absolute times, which a busy machine stretches, but what four times the text takes
 
 UNITS = [
@@ -183,6 +209,13 @@ def test_four_times_the_text_takes_about_four_times_as_long(start: str, task: Ta
         short = time_of(start + unit * (2_500 // len(unit)), task)
         long = time_of(start + unit * (10_000 // len(unit)), task)
         assert long < 9 * short + 0.02, repr(unit)
+
+
+def test_marks_in_an_order_that_takes_quadratic_time_to_normalise_are_no_label() -> None:
+    def time_of_label(marks: int) -> float:
+        return time_of(HEAD + '"1 ' + "\u0316\u0300" * marks + '"]}', SPAM)
+
+    assert time_of_label(40_000) < 9 * time_of_label(10_000) + 0.02
 
 
 # "No proper prefix of an answer gives a row that the whole answer does not"

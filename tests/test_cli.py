@@ -426,6 +426,9 @@ def test_an_error_stream_that_nobody_reads_loses_nothing(in_folder: Path) -> Non
 
 def test_standard_streams_that_are_closed_do_not_become_files(in_folder: Path) -> None:
     write_csv(in_folder / "in.csv")
+    code = "import os; from packer.cli import main; main([]); os.mkdir(str(os.open('in.csv', os.O_RDONLY)))"
+    subprocess.run(["sh", "-c", shlex.join([sys.executable, "-c", code]) + " <&- >&- 2>&-"], check=True)
+    assert not [name for name in "012" if Path(name).exists()]
     command = shlex.join([*FAKE, "in.csv", *CALL])
     shell = ["sh", "-c", f"{command} --output out.csv <&- >&- 2>&-; echo $? > code; {command} >&-"]
     done = subprocess.run(shell, capture_output=True, text=True, check=False)
