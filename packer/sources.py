@@ -6,12 +6,12 @@ A slice is what is there: at most `size` items, fewer where the next one would h
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
-import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 _T = TypeVar("_T")
 
@@ -31,35 +31,65 @@ async def slices(source: Iterable[_T] | AsyncIterable[_T], *, size: int, patienc
 
 
 async def _slices_of(source: Iterable[_T], size: int, patience: float) -> AsyncIterator[list[_T]]:
-    iterator = iter(source)
     reader = _DaemonThread()
     loop = asyncio.get_running_loop()
+    slice_ = _Slice(iter(source), size, loop)
+    filling: asyncio.Future[bool] | None = None
     try:
         while True:
-            items, error, ended = await loop.run_in_executor(reader, _take, iterator, size, patience)
+            filling = filling or loop.run_in_executor(reader, slice_.fill)
+            either: list[asyncio.Future[Any]] = [filling, slice_.begun]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not filling.done():
+                await asyncio.wait([filling], timeout=patience)
+            is_filled = filling.done()
+            items = slice_.take()
             if items:
                 yield items
-            if error is not None:
-                raise error
-            if ended:
-                return
+            if is_filled:
+                if filling.result():
+                    return
+                filling = None
     finally:
         reader.shutdown()
 
 
-def _take(iterator: Iterator[_T], size: int, patience: float) -> tuple[list[_T], Exception | None, bool]:
-    items: list[_T] = []
-    until = time.monotonic() + patience
-    try:
-        while len(items) < size:
-            items.append(next(iterator))
-            if time.monotonic() >= until:
-                break
-    except StopIteration:
-        return items, None, True
-    except Exception as error:  # noqa: BLE001  what was read before it is not lost: it is raised after the items
-        return items, error, True
-    return items, None, False
+class _Slice(Generic[_T]):
+    """The slice that a thread fills and the event loop takes; the thread may wait in the middle of it."""
+
+    def __init__(self, iterator: Iterator[_T], size: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.begun: asyncio.Future[None] = loop.create_future()  # done when an item is there
+        self._iterator = iterator
+        self._size = size
+        self._loop = loop
+        self._items: list[_T] = []
+        self._lock = threading.Lock()
+
+    def fill(self) -> bool:
+        """Read until the slice is full (False) or the source has ended (True). Raises what the source raises."""
+        for item in self._iterator:
+            with self._lock:
+                self._items.append(item)
+                count = len(self._items)
+            if count == 1:
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    self._loop.call_soon_threadsafe(self._begin)
+            if count >= self._size:
+                return False
+        return True
+
+    def take(self) -> list[_T]:
+        """What is there, and a new slice in its place."""
+        with self._lock:
+            items, self._items = self._items, []
+        if self.begun.done():
+            self.begun = self._loop.create_future()
+        return items
+
+    def _begin(self) -> None:
+        # it may come after the slice that it tells of: then the next one is looked at too early, and found empty
+        if not self.begun.done():
+            self.begun.set_result(None)
 
 
 async def _slices_of_async(source: AsyncIterable[_T], size: int, patience: float) -> AsyncIterator[list[_T]]:
@@ -118,6 +148,8 @@ class _DaemonThread(Executor):
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
             future, work = call
+            if not future.set_running_or_notify_cancel():
+                continue
             try:
                 result = work()
             except BaseException as error:  # noqa: BLE001  handed to whoever waits

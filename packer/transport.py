@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # What an SDK holds in the place of a key, which only the wire knows
 PLACEHOLDER = "kept-in-the-wire"
+# Output tokens that a gateway may count beyond max_tokens without having ignored it
+_MISCOUNT = 16
 
 
 class Transport(Protocol):
@@ -133,6 +135,9 @@ class HttpTransport(ABC):
         if reading is None:
             failure = Failure.CUT if broken else Failure.MALFORMED
             raise self._failed(call, failure, f"expected a completion, got {_text(call)[:100]!r}")
+        if reading.usage is not None and reading.usage.output_tokens > prompt.max_tokens + _MISCOUNT:
+            # Older servers take an unknown name for the limit in silence, and no reserve would be a bound any more
+            self._dialects.refuse(dialect.limit, dialect, keep_schema=False)
         charge = self._charge(call)
         if charge is None and (usd := read_usd(reading.cost)) is not None:
             charge = Charge(usd, ChargeSource.BODY)

@@ -128,7 +128,11 @@ CONTEXT = (
             None,
         ),
         (400, openai("'max_tokens' or 'max_completion_tokens' is too large: 64000. " + CONTEXT), None),
-        (400, openai("Failed to generate JSON. See 'failed_generation'.", "json_validate_failed"), None),
+        (
+            400,
+            openai("Failed to generate JSON for json_schema. See 'failed_generation'.", "json_validate_failed"),
+            None,
+        ),
         (400, openai("The room temperature is 20 degrees"), None),
         (429, openai(NO_TEMPERATURE), None),
         (401, openai(NO_SCHEMA), None),

@@ -566,6 +566,17 @@ def test_a_schema_whose_patterns_are_refused_is_sent_without_them() -> None:
     assert refused == ("response_format json_schema pattern",)
 
 
+def test_a_token_limit_that_is_ignored_in_silence_is_sent_under_its_other_name() -> None:
+    def reply(asked: Asked) -> Said:
+        taken = 320 if "max_tokens" in asked.body else 9_000
+        return Answer(completion("hi", usage={"prompt_tokens": 30, "completion_tokens": taken}))
+
+    asked, ended, refused = requests_of(reply, 3)
+    assert all(isinstance(one, Reply) for one in ended)
+    assert ["max_tokens" in one.body for one in asked] == [False, True, True]
+    assert refused == ("max_completion_tokens",)
+
+
 def test_a_gateway_that_refuses_everything_is_asked_a_bounded_number_of_times() -> None:
     def reply(asked: Asked) -> Said:
         name = next(
