@@ -22,10 +22,12 @@ MAX_DEPTH = 32  # of brackets; answers need 3, and a record's own nesting
 MAX_VALUES = 2000  # side by side in a text, sound or not: more is no answer, and is given up
 MAX_DIGITS = 300  # of a number: below the range of a double, and of what int() takes quadratic time for
 
-_SPACE = re.compile(r"[ \t\n\r]*+")
-_STRING = re.compile(r'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})[^"\\\x00-\x1f]*+)*+')
+# Nothing follows these patterns, so that none of them ever backtracks. No group is possessive: CPython 3.11.2, which
+# Debian 12 has, takes `1e` for a whole match of such a group.
+_SPACE = re.compile(r"[ \t\n\r]*")
+_STRING = re.compile(r'"[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})[^"\\\x00-\x1f]*)*')
 _SCALAR = re.compile(
-    r"(?P<float>-?(?:0|[1-9][0-9]*+)(?=[.eE])(?:\.[0-9]++)?+(?:[eE][-+]?+[0-9]++)?+)|(?P<int>-?(?:0|[1-9][0-9]*+))"
+    r"(?P<float>-?(?:0|[1-9][0-9]*)(?=[.eE])(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)|(?P<int>-?(?:0|[1-9][0-9]*))"
     r"|(?P<word>true|false|null)|(?P<constant>NaN|-?Infinity)"
 )
 _WORDS = {"true": True, "false": False, "null": None}
@@ -37,7 +39,7 @@ _CLOSE = r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|channel\|>final
 _MARK = re.compile(rf"(?P<open>{_OPEN})|(?P<close>{_CLOSE})|[\[{{]", re.IGNORECASE)
 _CLOSER = re.compile(_CLOSE, re.IGNORECASE)
 # What may stand before a value on its line: a fence, a comma, a byte order mark
-_LEAD = re.compile(r"[\s,`\ufeff]*+(?:jsonl?|ndjson)?+\s*+", re.IGNORECASE)
+_LEAD = re.compile(r"[\s,`\ufeff]*+(?:jsonl?|ndjson)?\s*+", re.IGNORECASE)
 _MARGIN = " \t\r\n\ufeff"
 
 
