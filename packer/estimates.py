@@ -11,6 +11,7 @@ _WEIGHT = 0.2  # of a new observation: about ten replies forget the first guess
 _MARGIN = 1.3
 _SPARE = 16  # tokens: the braces round the rows, the nonce, a closing line feed
 _FORGET = 0.98
+GROWTH = 4  # of an allowance that cut an answer
 
 
 @dataclass(slots=True)
@@ -28,7 +29,7 @@ class TokenScale:
         """Book a reply: what we counted (o200k) for its input, and what the gateway reported."""
         if counted <= 0 or reported <= 0:
             return
-        ratio = min(max(reported / counted, 0.25), 8.0)
+        ratio = min(max(reported / counted, 0.5), 3.0)
         self.factor = self.factor + _WEIGHT * (ratio - self.factor) if self._seen else ratio
         self._seen = True
 
@@ -61,5 +62,5 @@ class AnswerAllowance:
     def truncated(self, allowed: int, rows: int) -> None:
         """Book an answer that ended at its `max_tokens`, `allowed` for `rows` rows: the next ones may take more."""
         # answers in flight with the same allowance are cut too: only the first of them raises it
-        if allowed >= self.allow(rows):
-            self._raised *= 4
+        if self.allow(rows) <= allowed < self.ceiling:
+            self._raised *= GROWTH

@@ -16,6 +16,7 @@ from typing import Any
 from packer import recovery
 from packer.budget import Budget
 from packer.errors import Failure
+from packer.estimates import GROWTH
 from packer.events import AttemptEnded, Statistics
 from packer.exchange import ChargeSource, Prompt
 from packer.items import Status
@@ -33,6 +34,8 @@ from packer.verdicts import Request, Verdict
 _NONCE_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that is mistaken for another
 # Until a gateway has answered this often, or has given one sound row, requests go one at a time
 _PROBES = 3
+# What tells of a gateway, or a network, that is not well; a refusal of one text does not
+_TROUBLES = {Failure.OVERLOADED, Failure.LOST, Failure.CONFLICT, Failure.NOT_SENT, Failure.CUT}
 
 
 @dataclass(slots=True)
@@ -47,7 +50,7 @@ class Job:
     rng: random.Random
     attempt: int
     hold: bool
-    doubtful: frozenset[str] = frozenset()
+    doubtful: set[str] = field(default_factory=set)
     stopped: str | None = field(default=None, init=False)
     in_flight: int = field(default=0, init=False)
     _record: JobRecord = field(default_factory=JobRecord, init=False)
@@ -83,7 +86,8 @@ class Job:
     def _enqueue(self, asked: Mapping[str, str]) -> None:
         # a line costs its number, a full stop and quotes besides its text: about five tokens, seven bytes at most
         counts = self.requests.count(list(asked.values()))
-        envelope = self.requests.envelope(1)
+        # by the plain count: what one odd usage taught the scale fails no item
+        envelope = self.requests.envelope(1, scaled=False)
         questions = []
         for (key, text), tokens in zip(asked.items(), counts, strict=True):
             question = Question(key, text, tokens + 5, self.requests.bound(write_user([text], "")) + 2)
@@ -108,7 +112,7 @@ class Job:
             if work is None:
                 return None
             pack, record = work
-            max_tokens = self.requests.max_tokens(pack)
+            max_tokens = self.requests.max_tokens(pack, least=record.allowance)
             worst = self.requests.worst(pack, max_tokens)
             cap = self.requests.limits.max_request_usd
             if max_tokens < 1 or (cap is not None and worst is not None and worst > cap):
@@ -182,6 +186,8 @@ class Job:
         rest = Pack(tuple(q for n, q in enumerate(request.pack.questions, 1) if n not in verdict.rows))
         outcome = self._learn(request, outcome, verdict, now)
         record = request.record.after(outcome)
+        if isinstance(outcome, Answered) and outcome.truncated:
+            record = replace(record, allowance=GROWTH * request.prompt.max_tokens)
         self._record = self._record.after(outcome)
         step = recovery.next_step(
             outcome, rest=len(rest), pack=record, job=self._record, jitter=self.rng.random(), hold=self.hold
@@ -279,7 +285,7 @@ class Job:
             if outcome.failure is Failure.RATE_LIMITED:
                 jitter = self.rng.random()
                 self.limiter.refused(now, in_flight=self.in_flight, retry_after=outcome.retry_after, jitter=jitter)
-            else:
+            elif outcome.failure in _TROUBLES:
                 self.limiter.failed(now)
             return outcome
         self._replies += 1
@@ -290,10 +296,13 @@ class Job:
         # an answer with every row that ran on until it was cut (some models pad with blanks) needs no more room
         if outcome.truncated and outcome.sound < outcome.asked:
             self.requests.allowance.truncated(request.prompt.max_tokens, outcome.asked)
-            at_ceiling = self.requests.max_tokens(request.pack) <= request.prompt.max_tokens
+            allowed = request.prompt.max_tokens
+            at_ceiling = self.requests.max_tokens(request.pack, least=GROWTH * allowed) <= allowed
             return replace(outcome, at_ceiling=at_ceiling)
-        if usage is not None and outcome.sound == outcome.asked:
-            self.requests.allowance.answered(outcome.asked, usage.output_tokens)
+        if outcome.sound == outcome.asked and not outcome.truncated:
+            # the usage may be stale or missing, the text is there
+            taken = max(verdict.written, usage.output_tokens if usage is not None else 0)
+            self.requests.allowance.answered(outcome.asked, taken)
         return outcome
 
     def _follow(self, step: Step, rest: Pack, record: PackRecord, *, attempt: int, now: float) -> None:
@@ -302,6 +311,7 @@ class Job:
         if isinstance(step, GiveUp):
             for key in rest.keys:
                 if step.doubt:
+                    self.doubtful.add(key)
                     self.board.give_up(key, Status.DOUBT, step.reason)
                 else:
                     self.board.fail(key, step.reason)

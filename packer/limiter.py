@@ -37,6 +37,7 @@ class Limiter:
     _frozen_until: float = field(default=0.0, init=False)
     _successes: int = field(default=0, init=False)
     _failures: int = field(default=0, init=False)
+    _refusals: int = field(default=0, init=False)  # episodes since the last success
     _peak: int = field(default=0, init=False)
     _held: int = field(default=0, init=False)
     _slow_rounds: int = field(default=0, init=False)
@@ -63,11 +64,15 @@ class Limiter:
 
     def refused(self, now: float, *, in_flight: int, retry_after: float | None, jitter: float) -> None:
         """Book a 429 while `in_flight` other requests were being held by the gateway."""
-        wait = 0.3 + 0.4 * jitter if retry_after is None else retry_after * (1 + 0.25 * jitter)
+        # without a wait that is told, or with one of nothing, each refusal in a row doubles ours
+        own = min(60.0, (0.3 + 0.4 * jitter) * 2.0**self._refusals)
+        wait = retry_after * (1 + 0.25 * jitter) if retry_after else own
         self._frozen_until = max(self._frozen_until, now + wait)
         self._slow_start = False
-        self._limit = max(1.0, min(self._limit, float(in_flight)))
+        if self.fixed is None:
+            self._limit = max(1.0, min(self._limit, float(in_flight)))
         if now >= self._epoch:
+            self._refusals += 1
             self._plateau = self._limit
             self._cut(_CUT)
             self._epoch = now + max(self._median(), wait)
@@ -87,6 +92,7 @@ class Limiter:
         self._latencies.append(seconds / (1 + output_tokens / _TOKENS_A_SECOND))
         self._samples += 1
         self._successes += 1
+        self._refusals = 0
         if self._successes < max(self._limit, START):
             return
         saturated = self._peak >= _SATURATED * self.limit

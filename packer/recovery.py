@@ -7,6 +7,7 @@ what is counted has an end: the items fail, or the job stops.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias, assert_never
@@ -21,6 +22,10 @@ MAX_SETTINGS = 8  # optional settings that a gateway may refuse, one by one
 _SAME_BAD_REQUESTS = 3
 _MALFORMED_IN_ROW = 2
 _FAILURES_IN_ROW = 30
+_UNUSABLE_AT_START = 10
+_UNUSABLE_IN_ROW = 30
+_LONGEST_WAIT = 3_600.0  # seconds that a gateway may ask for; more is a daily cap, and no job waits for it
+_NUMBERED = re.compile(r"[\w-]*\d[\w-]*")
 
 _BASE = 0.5  # seconds
 _LONGEST = 60.0
@@ -63,6 +68,7 @@ class PackRecord:
     answers: int = 0
     refusals: int = 0
     settings: int = 0
+    allowance: int = 0  # the least max_tokens of the next request, 0 where nothing is known
 
     @property
     def attempts(self) -> int:
@@ -96,19 +102,21 @@ class JobRecord:
     bad_requests: int = 0  # the same refusal, in a row
     bad_request: str = ""
     malformed: int = 0  # in a row
-    failures: int = 0  # of any kind but refusals, in a row
+    failures: int = 0  # of any kind but rate limits, in a row
+    unusable: int = 0  # answers without a sound row, in a row
 
     def after(self, outcome: Outcome) -> JobRecord:
         """The record with one more outcome."""
         match outcome:
             case Answered(sound=sound):
-                return JobRecord(accepted=self.accepted or sound > 0)
-            case Failed(failure=Failure.BAD_REQUEST, message=message):
+                return JobRecord(accepted=self.accepted or sound > 0, unusable=0 if sound else self.unusable + 1)
+            case Failed(failure=Failure.BAD_REQUEST | Failure.TOO_LONG, message=message):
+                message = _NUMBERED.sub("#", message)  # a request's id is no difference
                 same = self.bad_requests + 1 if message == self.bad_request else 1
                 return replace(self, bad_requests=same, bad_request=message, malformed=0, failures=self.failures + 1)
             case Failed(failure=Failure.MALFORMED):
                 return replace(self, malformed=self.malformed + 1, failures=self.failures + 1)
-            case Failed(failure=Failure.RATE_LIMITED | Failure.SETTING_REFUSED):
+            case Failed(failure=Failure.RATE_LIMITED):
                 return self
             case Failed():
                 return replace(self, malformed=0, failures=self.failures + 1)
@@ -162,16 +170,18 @@ def next_step(outcome: Outcome, *, rest: int, pack: PackRecord, job: JobRecord, 
     """
     match outcome:
         case Answered():
-            return _after_answer(outcome, rest, pack)
+            return _after_answer(outcome, rest, pack, job)
         case Failed():
             return _after_failure(outcome, rest=rest, pack=pack, job=job, jitter=jitter, hold=hold)
         case _:
             assert_never(outcome)
 
 
-def _after_answer(outcome: Answered, rest: int, pack: PackRecord) -> Step:
+def _after_answer(outcome: Answered, rest: int, pack: PackRecord, job: JobRecord) -> Step:
     if rest == 0:
         return Accept()
+    if job.unusable >= (_UNUSABLE_IN_ROW if job.accepted else _UNUSABLE_AT_START):
+        return Stop(f"{job.unusable} answers in a row had no usable row, the last one: {outcome.defect}")
     if outcome.truncated and outcome.sound == 0 and not outcome.at_ceiling and pack.answers <= MAX_RAISES:
         # not a row came through (a model that reasons first?): the allowance is too small, not the pack too large
         return Resend()
@@ -195,6 +205,8 @@ def _after_failure(outcome: Failed, *, rest: int, pack: PackRecord, job: JobReco
         case Failure.KEY_REFUSED | Failure.QUOTA | Failure.UNKNOWN_MODEL | Failure.UNTRUSTED:
             return Stop(f"{outcome.failure}: {outcome.message}")
         case Failure.RATE_LIMITED:
+            if outcome.retry_after is not None and outcome.retry_after > _LONGEST_WAIT:
+                return Stop(f"the gateway asks to wait {outcome.retry_after:.0f} seconds: {outcome.message}")
             # the limiter pauses everybody; this pack needs no wait of its own
             if pack.refusals < MAX_REFUSALS:
                 return Resend()
@@ -204,6 +216,8 @@ def _after_failure(outcome: Failed, *, rest: int, pack: PackRecord, job: JobReco
         case Failure.BAD_REQUEST | Failure.TOO_LONG | Failure.SETTING_REFUSED:
             if not job.accepted and job.bad_requests >= _SAME_BAD_REQUESTS:
                 return Stop(f"the same refusal {job.bad_requests} times and nothing accepted: {outcome.message}")
+            if job.failures >= _FAILURES_IN_ROW:
+                return Stop(f"{job.failures} requests in a row were refused, the last one: {outcome.message}")
             if rest > 1:
                 return Split(2)
             return GiveUp(f"refused: {outcome.message}")
@@ -215,8 +229,8 @@ def _after_failure(outcome: Failed, *, rest: int, pack: PackRecord, job: JobReco
             if job.failures >= _FAILURES_IN_ROW:
                 return Stop(f"{job.failures} requests in a row failed, the last one: {outcome.message}")
             if pack.failures < MAX_ATTEMPTS:
-                wait = backoff if outcome.retry_after is None else outcome.retry_after * (1 + 0.25 * jitter)
-                return Resend(after=wait)
+                told = 0.0 if outcome.retry_after is None else outcome.retry_after * (1 + 0.25 * jitter)
+                return Resend(after=max(told, backoff))
             return GiveUp(f"failed {pack.failures} times, the last time: {outcome.message}")
         case _:
             assert_never(outcome.failure)

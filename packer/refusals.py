@@ -267,7 +267,7 @@ def _parse(text: str) -> Any:
 
 
 def _status(status: int, codes: list[str]) -> int | None:
-    if not 200 <= status < 300:
+    if status >= 300:
         return status
     numbers = (int(code) for code in codes if code.isascii() and code.isdigit() and len(code) == 3)
     named = (_STATUS_OF[code] for code in codes if code in _STATUS_OF)

@@ -52,9 +52,9 @@ class Requests:
         self._bound = self.bound(self.system) + self.bound(schema) + _TEMPLATE_TOKENS
         self.allowance = AnswerAllowance(row=self._first_row())
 
-    def envelope(self, items: int) -> Envelope:
-        """What a pack of at most `items` questions may hold now."""
-        tokens = int(self.limits.max_input_tokens / self.scale.factor) - self._tokens
+    def envelope(self, items: int, *, scaled: bool = True) -> Envelope:
+        """What a pack of at most `items` questions may hold now; not `scaled`: by our own count of tokens alone."""
+        tokens = int(self.limits.max_input_tokens / (self.scale.factor if scaled else 1.0)) - self._tokens
         cap = self.limits.max_request_usd
         if cap is None or self.price is None:
             return Envelope(items, tokens)
@@ -63,12 +63,13 @@ class Requests:
         row = (self.allowance.allow(2) - self.allowance.allow(1) + 1) * per_row
         return Envelope(items, tokens, cap - constant, per_token, row)
 
-    def max_tokens(self, pack: Pack) -> int:
+    def max_tokens(self, pack: Pack, *, least: int = 0) -> int:
         """The `max_tokens` of a request for `pack`: what its answer may take, within the request's cap.
 
+        `least` is what an earlier answer of this very pack has shown to be needed.
         Less than 1 where the cap leaves no room for an answer.
         """
-        allowed = self.allowance.allow(len(pack))
+        allowed = min(self.allowance.ceiling, max(least, self.allowance.allow(len(pack))))
         cap = self.limits.max_request_usd
         if cap is None or self.price is None or not self.price.output:
             return allowed

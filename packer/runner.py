@@ -29,7 +29,7 @@ from packer.events import (
     Statistics,
 )
 from packer.exchange import Reply
-from packer.items import Item, Result, key_maker
+from packer.items import Item, Result, canonical_json, key_maker
 from packer.job import Job
 from packer.journal import Journal
 from packer.lanes import Lane
@@ -112,7 +112,7 @@ class Runner:
         self._given_transport = transport
         self._address = (base_url, api_key)
         self._journal = Journal(ledger)
-        self._name = f"{task.fingerprint}/{model}/{job}"
+        self._name = canonical_json([task.fingerprint, model, job])
         self._limits = PackLimits() if limits is None else limits
         self._cap = None if budget_usd is None else _read_usd("budget_usd", budget_usd)
         self._price = price
@@ -129,12 +129,12 @@ class Runner:
         self._transport = self._given_transport or connect(
             self.model, base_url=base_url, api_key=api_key, connections=MOST_IN_FLIGHT
         )
-        self._price = FREE if self._transport.is_free() else self._price or find_price(self.model)
-        if self._price is None and (self._cap is not None or self._limits.max_request_usd is not None):
-            raise PriceError(f"no price is known for {self.model}, and a money cap needs one: give its price")
-        await self._journal.open()
-        self._number = await self._journal.ask(self._start_job)
-        self._job = await self._journal.ask(self._make_job)
+        try:
+            await self._open()
+        except BaseException:
+            await self._transport.aclose()
+            await self._journal.close()
+            raise
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -143,7 +143,7 @@ class Runner:
         self._flush_at = 0.0
         self._lingering: list[Slot] = []
         self._broken: BaseException | None = None
-        self._full: LedgerFull | None = None
+        self._last_error: Exception | None = None  # raised once all that is in flight has ended
         self._told: dict[Any, Event] = {}
         self._ended_after: float | None = None
         self._dispatcher = asyncio.create_task(self._dispatch())
@@ -180,8 +180,8 @@ class Runner:
                 self._check()
                 if lane.is_empty() and feeder.done():
                     feeder.result()
-                    if self._full is not None:
-                        raise self._full
+                    if self._last_error is not None:
+                        raise self._last_error
                     return
                 await lane.news.wait()
         finally:
@@ -219,6 +219,14 @@ class Runner:
         seconds = self._loop.time() - self._began if self._ended_after is None else self._ended_after
         return self._job.statistics(seconds=seconds, refused_settings=self._transport.refused_settings())
 
+    async def _open(self) -> None:
+        self._price = FREE if self._transport.is_free() else self._price or find_price(self.model)
+        if self._price is None and (self._cap is not None or self._limits.max_request_usd is not None):
+            raise PriceError(f"no price is known for {self.model}, and a money cap needs one: give its price")
+        await self._journal.open()
+        self._number = await self._journal.ask(self._start_job)
+        self._job = await self._journal.ask(self._make_job)
+
     def _start_job(self, ledger: Ledger) -> int:
         about = {"task": self.task.fingerprint, "model": self.model, "parameters": dict(_PARAMETERS)}
         return ledger.start_job(self._name, about)
@@ -241,7 +249,7 @@ class Runner:
             rng=random.Random(self._seed),  # noqa: S311  shuffles and jitter, no secrets
             attempt=ledger.next_attempt(),
             hold=hold,
-            doubtful=frozenset(ledger.doubtful_keys()) if hold else frozenset(),
+            doubtful=set(ledger.doubtful_keys()) if hold else set(),
         )
 
     async def _close(self) -> None:
@@ -249,18 +257,24 @@ class Runner:
         for task in work:
             # a request that is abandoned here stays open in the ledger: the next run finds it in doubt
             task.cancel()
-        await asyncio.gather(*work, return_exceptions=True)
-        if self._timer is not None:
-            self._timer.cancel()
-        self._ended_after = self._loop.time() - self._began
         try:
+            await asyncio.gather(*work, return_exceptions=True)
+            if self._timer is not None:
+                self._timer.cancel()
+            self._tell_changes()
+            self._ended_after = self._loop.time() - self._began
             if self._broken is None:
                 standing = pydantic.TypeAdapter(Statistics).dump_python(self.statistics(), mode="json")
                 outcome = self._job.stopped or "finished"
                 await self._journal.ask(lambda ledger: ledger.end_job(self._number, outcome, standing))
         finally:
-            await self._transport.aclose()
-            await self._journal.close()
+            self._broken = self._broken or CallError("the runner is closed")
+            for listener in self._listeners:
+                listener.set()
+            try:
+                await self._transport.aclose()
+            finally:
+                await self._journal.close()
 
     # Items in
 
@@ -270,7 +284,8 @@ class Runner:
             async for taken in slices(items, size=_SLICE, patience=self._linger):
                 fresh = [Slot(_as_item(item)) for item in taken]
                 lane.add(fresh)
-                await self._register(fresh)
+                # the runner's task, not this one's: a stream that is left must not leave its texts half registered
+                await asyncio.shield(self._start(self._register(fresh)))
                 lane.news.set()
                 await lane.has_room()
         finally:
@@ -316,9 +331,14 @@ class Runner:
             await self._journal.commit(opened)
         except LedgerFull as error:
             # nothing more may leave; what is in flight still has its room in the ledger, and is waited for
-            self._full = error
+            self._last_error = self._last_error or error
             self._job.withdraw(request, str(error))
             self._wake.set()
+            return
+        if self._job.stopped is not None:
+            # the stop came while the intent was written: nothing has left, and nothing shall
+            await self._journal.commit(request.unsent())
+            self._job.withdraw(request, self._job.stopped)
             return
         self._emit(AttemptStarted(request.attempt, len(request.pack), opened.number, request.prompt.max_tokens))
         began = self._loop.time()
@@ -328,15 +348,16 @@ class Runner:
         except TransportError as error:
             ended = error
         seconds = self._loop.time() - began
-        verdict = judge(request, ended, seconds, task=self.task, price=self._price, free=self._transport.is_free())
+        verdict = judge(request, ended, seconds, requests=self._job.requests, free=self._transport.is_free())
         await self._journal.commit(verdict.closed())
         self._emit(self._job.apply(verdict, self._loop.time()))
         self._wake.set()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+        return task
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -354,8 +375,15 @@ class Runner:
     # What can be observed
 
     def _emit(self, event: Event) -> None:
-        if self._on_event is not None:
+        if self._on_event is None:
+            return
+        try:
             self._on_event(event)
+        except Exception as error:  # noqa: BLE001  the listener's bug costs no paid answer: it is raised at the end
+            self._on_event = None
+            self._last_error = self._last_error or error
+            self._job.stop(f"on_event raised {type(error).__name__}")
+            self._wake.set()
 
     def _tell_changes(self) -> None:
         standing: dict[Any, Event] = {

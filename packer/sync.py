@@ -55,16 +55,29 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
     # A loop runs in this thread (a notebook): another thread gets a loop of its own
     ended: list[_T] = []
     errors: list[BaseException] = []
+    running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[_T]]] = []
+
+    async def main() -> _T:
+        task = asyncio.ensure_future(work)
+        running.append((asyncio.get_running_loop(), task))
+        return await task
 
     def run() -> None:
         try:
-            ended.append(asyncio.run(work))
+            ended.append(asyncio.run(main()))
         except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
             errors.append(error)
 
     thread = threading.Thread(target=run, name="packer-label")
     thread.start()
-    thread.join()
+    try:
+        thread.join()
+    except BaseException:
+        # an interrupt reaches this thread only: the job is told, and keeps what is in flight
+        for loop, task in running:
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+        raise
     if errors:
         raise errors[0]
     return ended[0]

@@ -152,7 +152,10 @@ class HttpTransport(ABC):
             name = self._dialects.refuse(setting, dialect, keep_schema=keep)
             if name is not None:
                 return self._failed(call, Failure.SETTING_REFUSED, refusal.message, setting=name)
-        return self._failed(call, classify(refusal), refusal.message, retry_after=wait)
+        failure, message = classify(refusal), refusal.message
+        if call.status == 404 and failure is Failure.BAD_REQUEST:
+            message = f"{message or 'not found'} (is the base URL right?)"
+        return self._failed(call, failure, message, retry_after=wait)
 
     def _failed(
         self,
@@ -215,7 +218,7 @@ class GatewayTransport(HttpTransport):
 
     async def _ask(self, prompt: Prompt, dialect: Dialect) -> None:
         assert self._client is not None
-        # The raw post: the typed call costs three times as much, to read what is read here anyway
+        # The bare post: the SDK's documented ways to the headers take twice the CPU, and the wire has read them already
         await self._client.post("/chat/completions", cast_to=self._raw, body=self._write(prompt, dialect))
 
     def _write(self, prompt: Prompt, dialect: Dialect) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from packer.exchange import Charge, ChargeSource, Prompt, Reply, StopReason
 from packer.ledger import AttemptState, Closed, Opened
 from packer.packs import Pack
 from packer.recovery import Answered, Booking, Failed, Outcome, PackRecord
-from packer.task import Task
+from packer.requests import Requests
 from packer.usage import Price, Usage, cost
 
 
@@ -32,6 +32,10 @@ class Request:
     prompt: Prompt
     nonce: str
     reserve: Decimal | None
+
+    def unsent(self) -> Closed:
+        """The end of an attempt that never left."""
+        return Closed(self.attempt, AttemptState.FREED, "not sent: the job stopped", None, None, 0.0, {})
 
     def opened(self, job: int) -> Opened:
         """The intent, as the ledger keeps it."""
@@ -51,6 +55,7 @@ class Verdict:
     balance: Decimal | None
     seconds: float
     words: str
+    written: int = 0  # tokens of the reply's text, by our own count
 
     def closed(self) -> Closed:
         """The end of the attempt, as the ledger keeps it."""
@@ -60,17 +65,17 @@ class Verdict:
 
 
 def judge(
-    request: Request, ended: Reply | TransportError, seconds: float, *, task: Task, price: Price | None, free: bool
+    request: Request, ended: Reply | TransportError, seconds: float, *, requests: Requests, free: bool
 ) -> Verdict:
     """What a request came to after `seconds`; `free` where the model takes no money."""
-    booked = partial(_book, request, ended.charge, price=price, free=free)
+    booked = partial(_book, request, ended.charge, price=requests.price, free=free)
     if isinstance(ended, TransportError):
         failed = Failed(ended.failure, str(ended), ended.retry_after)
         state, charge = booked(failed, None)
         words = f"{ended.failure}: {ended}"
         return Verdict(request, failed, {}, state, charge, None, ended.balance, seconds, words)
     size = len(request.pack)
-    answer = parse_answer(ended.text, task=task, nonce=request.nonce, count=size)
+    answer = parse_answer(ended.text, task=requests.task, nonce=request.nonce, count=size)
     defect = f"{answer.defects[0].message} @ {answer.defects[0].path}" if answer.defects else ""
     outcome = Answered(
         asked=size,
@@ -85,7 +90,8 @@ def judge(
         words += ", cut at max_tokens"
     if outcome.sound < size and defect:
         words += f": {defect}"
-    return Verdict(request, outcome, answer.rows, state, charge, ended.usage, ended.balance, seconds, words)
+    written = requests.count([ended.text])[0]
+    return Verdict(request, outcome, answer.rows, state, charge, ended.usage, ended.balance, seconds, words, written)
 
 
 def _book(

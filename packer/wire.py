@@ -4,7 +4,7 @@ The SDKs write requests and follow their providers' formats; what they send pass
 for a key, and see of a reply no header and of an error no body: so no exception, log line or retry of theirs can carry
 what they must not know. What came back is told by the `Call`, headers before body, however the call ended.
 
-aiohttp because it takes a tenth of httpx's CPU and holds up beyond 64 connections.
+aiohttp because it takes a fifth of httpx's CPU and holds up beyond 64 connections.
 """
 
 from __future__ import annotations

@@ -69,5 +69,10 @@ def test_canonical_json_is_json_and_one_spelling(value: object) -> None:
     assert canonical_json(value).isascii()
 
 
+def test_a_hostile_text_of_combining_marks_takes_no_time() -> None:
+    hostile = "e" + "\u0316\u0300" * 500_000
+    assert normalise_text(f" {hostile}\r\n") == hostile
+
+
 def test_the_normal_form_is_nfc() -> None:
     assert unicodedata.is_normalized("NFC", normalise_text("A\u030angstro\u0308m"))

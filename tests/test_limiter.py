@@ -105,6 +105,26 @@ def test_a_fixed_limit_stays_and_still_freezes() -> None:
     assert not limiter.may_send(101.0, 0)
 
 
+def test_a_fixed_limit_survives_a_refusal() -> None:
+    limiter = Limiter(fixed=16)
+    limiter.refused(0.0, in_flight=0, retry_after=1.0, jitter=0.0)
+    assert limiter.limit == 16
+
+
+def test_refusals_in_a_row_double_the_pause_and_a_success_ends_that() -> None:
+    limiter, now = Limiter(), 0.0
+    pauses = []
+    for _ in range(10):
+        limiter.refused(now, in_flight=8, retry_after=None, jitter=0.0)
+        pauses.append(limiter.frozen_for(now))
+        now += 100.0
+    assert pauses[:3] == pytest.approx([0.3, 0.6, 1.2])
+    assert pauses[-1] == pytest.approx(60.0)
+    limiter.succeeded(now, seconds=1.0, output_tokens=0)
+    limiter.refused(now + 100, in_flight=8, retry_after=0.0, jitter=0.0)
+    assert limiter.frozen_for(now + 100) == pytest.approx(0.3)
+
+
 EVENTS = st.lists(
     st.one_of(
         st.builds(

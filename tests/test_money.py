@@ -108,7 +108,7 @@ def test_usage_that_makes_no_sense_teaches_nothing(counted: int, reported: int) 
 def test_a_stale_usage_moves_the_scale_within_bounds_only() -> None:
     scale = TokenScale()
     scale.observed(counted=10, reported=10**9)
-    assert scale.factor == 8.0
+    assert scale.factor == 3.0
 
 
 def test_the_allowance_is_tight_and_learns_from_whole_answers() -> None:

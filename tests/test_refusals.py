@@ -268,6 +268,7 @@ def test_what_is_wrong_inside_a_schema_is_told_from_that_there_is_one(message: s
         (200, {"error": "something"}, Failure.MALFORMED),
         (200, {"error": {"code": 200, "message": "ok"}}, Failure.MALFORMED),
         (204, None, Failure.MALFORMED),
+        (101, None, Failure.MALFORMED),
     ],
 )
 def test_a_refusal_is_classified_by_its_status_then_its_codes_then_its_words(

@@ -1,8 +1,10 @@
 """The runner on a fake transport under a fake clock: laws 1 to 6, quoted where they are checked."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -569,6 +571,182 @@ def test_a_bug_in_a_transport_is_raised_and_hangs_nobody() -> None:
 
     with pytest.raises(ZeroDivisionError):
         run(texts(10), Broken(TASK, parity))
+
+
+async def never_ends(work: Any) -> Any:
+    return await asyncio.wait_for(work, 5)
+
+
+def test_a_ledger_that_fails_in_a_look_up_ends_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(self: Ledger, keys: Any) -> Any:
+        raise LedgerError("l.db", "damaged")
+
+    monkeypatch.setattr(Ledger, "find", failing)
+    with pytest.raises(LedgerError, match="damaged"):
+        run(texts(5), FakeTransport(TASK, parity))
+
+
+def test_a_stream_that_is_left_during_its_look_up_leaves_its_texts_askable(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = Ledger.find
+
+    def slowly(self: Ledger, keys: Any) -> Any:
+        time.sleep(0.05)
+        return find(self, keys)
+
+    monkeypatch.setattr(Ledger, "find", slowly)
+
+    async def work() -> Result:
+        transport = FakeTransport(TASK, parity, seconds=0)
+        async with Runner(TASK, model="m", transport=transport, ledger=None) as runner:
+            stream = runner.stream(texts(3000))
+            await anext(stream)
+            await stream.aclose()  # type: ignore[attr-defined]  # an async generator
+            return await asyncio.wait_for(runner.submit(texts(3000)[700]), 5)
+
+    assert asyncio.run(work()).status is Status.LABELLED
+
+
+def test_an_allowance_grows_for_the_pack_that_needs_it_whatever_others_answer() -> None:
+    def fault(prompt: Prompt, number: int) -> Reply | None:
+        whole = transport.right_reply(prompt)
+        if " 77" not in prompt.user or prompt.max_tokens >= 3000:
+            return None
+        return Reply("", StopReason.MAX_TOKENS, 1.0, whole.usage)
+
+    transport = FakeTransport(TASK, parity, fault=fault, seconds=lambda number: 0.5 + number % 3)
+    results, _ = run(texts(1000), transport)
+    assert {result.status for result in results} == {Status.LABELLED}
+
+
+def test_answers_that_are_all_cut_stop_the_job_and_break_nothing() -> None:
+    transport = FakeTransport(
+        TASK, parity, fault=lambda prompt, number: Reply("", StopReason.MAX_TOKENS, 1.0, Usage(300, prompt.max_tokens))
+    )
+    results, runner = run(texts(2000), transport, price=PRICE)
+    assert {result.status for result in results} == {Status.PENDING}
+    assert "no usable row" in (runner.statistics().stopped or "")
+    assert len(transport.prompts) <= 20
+
+
+@pytest.mark.parametrize("outputs", [0, 1])
+def test_a_usage_that_is_too_low_truncates_nothing(outputs: int) -> None:
+    def fault(prompt: Prompt, number: int) -> Reply:
+        whole = transport.right_reply(prompt)
+        cut_off = whole.usage is not None and whole.usage.output_tokens > prompt.max_tokens
+        stop = StopReason.MAX_TOKENS if cut_off else StopReason.STOP
+        return Reply(whole.text[: 4 * prompt.max_tokens], stop, 1.0, Usage(300, outputs))
+
+    transport = FakeTransport(TASK, parity, fault=fault)
+    run(texts(1000), transport)
+    assert len(transport.prompts) <= 60
+
+
+@pytest.mark.parametrize("failure", [Failure.TOO_LONG, Failure.BAD_REQUEST, Failure.SETTING_REFUSED])
+def test_a_gateway_that_refuses_everything_costs_few_requests(failure: Failure) -> None:
+    def fault(prompt: Prompt, number: int) -> TransportError:
+        return TransportError(failure, f"no, said req_{number}a")
+
+    transport = FakeTransport(TASK, parity, fault=fault)
+    results, runner = run(texts(2000), transport)
+    assert runner.statistics().stopped
+    assert len(transport.prompts) <= 40
+    assert sum(result.status is Status.PENDING for result in results) >= 1900
+
+
+def test_under_hold_a_doubtful_text_is_not_asked_again_in_the_same_job() -> None:
+    lost = TransportError(Failure.LOST, "gone")
+    transport = FakeTransport(TASK, parity, fault=lambda prompt, number: lost if number == 1 else None)
+
+    async def work() -> list[Result]:
+        async with Runner(TASK, model="m", transport=transport, ledger=None, on_doubt="hold") as runner:
+            return [await runner.submit("one"), await runner.submit("one")]
+
+    assert [result.status for result in FakeClock().run(work())] == [Status.DOUBT, Status.DOUBT]
+    assert len(transport.prompts) == 1
+
+
+def test_one_odd_usage_fails_no_item() -> None:
+    def fault(prompt: Prompt, number: int) -> Reply:
+        whole = transport.right_reply(prompt)
+        assert whole.usage is not None
+        return replace(whole, usage=Usage(whole.usage.input_tokens + 1500, whole.usage.output_tokens))
+
+    transport = FakeTransport(TASK, parity, fault=fault)
+    results, _ = run(texts(300), transport, limits=PackLimits(max_input_tokens=500))
+    assert {result.status for result in results} == {Status.LABELLED}
+
+
+def test_a_content_refusal_slows_nobody_down() -> None:
+    def fault(prompt: Prompt, number: int) -> TransportError | None:
+        return TransportError(Failure.BAD_REQUEST, "moderated") if " 1" in prompt.user.split("\n")[1] else None
+
+    transport = FakeTransport(TASK, parity, fault=fault)
+    _, runner = run(texts(4000), transport)
+    assert runner.statistics().limit >= 8
+
+
+def test_a_listener_that_raises_costs_no_paid_answer(tmp_path: Path) -> None:
+    heard = 0
+
+    def listen(event: Event) -> None:
+        nonlocal heard
+        heard += isinstance(event, AttemptEnded)
+        if heard == 5:
+            raise ZeroDivisionError
+
+    transport = FakeTransport(TASK, parity)
+    with pytest.raises(ZeroDivisionError):
+        run(texts(2000), transport, ledger=tmp_path / "l.db", on_event=listen)
+    with Ledger(tmp_path / "l.db") as ledger:
+        assert ledger.statistics().answers == 20 * len(transport.prompts)
+        assert not list(ledger.attempts_in_doubt())
+
+
+def test_a_start_that_fails_leaves_the_ledger_free(tmp_path: Path) -> None:
+    ledger = tmp_path / "l.db"
+    run(texts(20), FakeTransport(TASK, parity), ledger=ledger)
+    with pytest.raises(PriceError) as kept:
+        run(texts(40), FakeTransport(TASK, parity), ledger=ledger, budget_usd=1, price=PRICE)
+    results, _ = run(texts(40), FakeTransport(TASK, parity), ledger=ledger)
+    assert len(results) == 40
+    assert kept.value is not None
+
+
+def test_a_closed_runner_says_so() -> None:
+    async def work() -> None:
+        async with Runner(TASK, model="m", transport=FakeTransport(TASK, parity), ledger=None) as runner:
+            pass
+        await runner.submit("late")
+
+    with pytest.raises(CallError, match="the runner is closed"):
+        FakeClock().run(never_ends(work()))
+
+
+def test_a_gateway_that_asks_to_wait_for_a_day_stops_the_job() -> None:
+    limited = TransportError(Failure.RATE_LIMITED, "tomorrow", retry_after=86_400.0)
+    transport = FakeTransport(TASK, parity, fault=lambda prompt, number: limited if number == 3 else None)
+    _, runner = run(texts(2000), transport)
+    assert "asks to wait 86400 seconds" in (runner.statistics().stopped or "")
+
+
+def test_refusals_without_a_wait_are_outwaited_for_minutes() -> None:
+    clock = FakeClock()
+
+    class Closed4Minutes(FakeTransport):
+        async def send(self, prompt: Prompt, *, deadline: float) -> Reply:
+            if 5 < clock.now < 245:
+                raise TransportError(Failure.RATE_LIMITED, "slow down", retry_after=0.0)
+            return await super().send(prompt, deadline=deadline)
+
+    async def work() -> Runner:
+        async with Runner(TASK, model="m", transport=Closed4Minutes(TASK, parity), ledger=None) as runner:
+            async for _ in runner.stream(texts(6000)):
+                pass
+        return runner
+
+    statistics = clock.run(work()).statistics()
+    assert statistics.labelled == 6000
+    assert statistics.requests < 450
 
 
 def test_label_is_one_line(in_folder: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from packer.errors import Failure, TransportError
 from packer.exchange import Charge, ChargeSource, Prompt, Reply, StopReason
-from packer.items import Result, Status, normalise_text
+from packer.items import Result, Status, canonical_json, normalise_text
 from packer.ledger import AttemptState, Ledger
 from packer.packs import PackLimits
 from packer.prompts import read_user, write_answer
@@ -193,4 +193,4 @@ def check(result: Result) -> None:
 
 def opened_name(ledger: Path) -> str:
     assert ledger.exists()
-    return f"{TASK.fingerprint}/m/"
+    return canonical_json([TASK.fingerprint, "m", ""])

@@ -248,7 +248,8 @@ def test_an_error_reply_is_a_failure_with_its_charge_and_balance(status: int, fa
     error = failed(Answer({"error": {"message": "no\x1b[2J"}}, status, CHARGED))
     assert (error.failure, error.status) == (failure, status)
     assert (error.charge, error.balance) == (CHARGE, Decimal("3.5"))
-    assert str(error) == f"HTTP {status}: no\\x1b[2J"
+    assert str(error).startswith(f"HTTP {status}: no\\x1b[2J")
+    assert ("base URL" in str(error)) == (status == 404)
 
 
 @pytest.mark.parametrize(
