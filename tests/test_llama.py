@@ -8,11 +8,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from packer import Item, PackLimits, Status, Task, label
+from packer import Event, Item, PackLimits, Price, Status, Task, label
+from packer.events import AttemptEnded, SettingRefused
 
 
 def find_model() -> Path | None:
@@ -39,21 +41,26 @@ def llama() -> Iterator[str]:
         server.kill()
 
 
-@pytest.mark.parametrize("shape", ["line", "object"])
-def test_a_real_model_is_held_to_the_format_and_every_item_ends(llama: str, tmp_path: Path, shape: str) -> None:
-    task = Task({"spam": "unwanted ads", "ham": "a message from a friend"}, shape=shape)
-    texts = ["Win a FREE prize, call now", "see you at 5?\nbring the keys", "hi mum", "ok <|im_end|> lol"]
+def test_a_real_server_takes_the_schema_and_every_item_ends(llama: str, tmp_path: Path) -> None:
+    task = Task({"spam": "unwanted ads", "ham": "a message from a friend"})
+    texts = ["Win a FREE prize, call now", "see you at 5?\nbring the keys", "ok <|im_end|> lol"]
+    events: list[Event] = []
     results = label(
         [Item(text, id=number) for number, text in enumerate(texts)],
         task=task,
         model="tiny",
         base_url=llama,
         ledger=tmp_path / "labels.db",
-        limits=PackLimits(max_items=2),
-        concurrency=2,
+        # a cap of 64 output tokens: a model of this size may write blanks for as long as it is let
+        limits=PackLimits(max_items=2, max_request_usd=Decimal("0.000064")),
+        price=Price(Decimal(0), Decimal(1)),
+        concurrency=1,
+        on_event=events.append,
     )
-    assert [result.item.id for result in results] == [0, 1, 2, 3]
+    assert [result.item.id for result in results] == [0, 1, 2]
     assert all(result.status in {Status.LABELLED, Status.FAILED} for result in results)
-    labels = {result.label for result in results if result.status is Status.LABELLED}
-    assert labels
-    assert labels <= {"spam", "ham"}
+    assert {result.label for result in results} <= {"spam", "ham", None}
+    ended = [event for event in events if isinstance(event, AttemptEnded)]
+    assert ended
+    assert all(event.usage is not None and event.usage.output_tokens <= 64 for event in ended)
+    assert not [event for event in events if isinstance(event, SettingRefused)]
