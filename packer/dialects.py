@@ -5,10 +5,12 @@ So the number of refusals of a job is bounded: each of them leaves out one thing
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
+
+from packer.prompts import map_schemas
 
 
 class Form(StrEnum):
@@ -83,15 +85,4 @@ class Dialects:
 
 def without_patterns(schema: Any) -> Any:
     """`schema` without the `pattern` keyword, which constrained decoding supports least."""
-    if isinstance(schema, list):
-        return [without_patterns(part) for part in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    plain = {}
-    for name, part in schema.items():
-        if name in {"properties", "$defs", "definitions"} and isinstance(part, Mapping):
-            # here the names are the task's, not JSON Schema's
-            plain[name] = {own: without_patterns(inner) for own, inner in part.items()}
-        elif name != "pattern":
-            plain[name] = part if name in {"enum", "const"} else without_patterns(part)
-    return plain
+    return map_schemas(schema, lambda part: {name: inner for name, inner in part.items() if name != "pattern"})

@@ -184,7 +184,7 @@ def _closed(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_notes(schema: Mapping[str, Any]) -> dict[str, Any]:
     """`schema` without titles and defaults: notes for people that a model would be paid to read."""
-    plain: dict[str, Any] = _map_schemas(
+    plain: dict[str, Any] = map_schemas(
         schema, lambda part: {name: inner for name, inner in part.items() if name not in {"title", "default"}}
     )
     return plain
@@ -192,24 +192,24 @@ def _without_notes(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 def _strict(schema: Mapping[str, Any]) -> dict[str, Any]:
     """`schema` as strict modes want it: every object closed, with all of its properties required."""
-    strict: dict[str, Any] = _map_schemas(
+    strict: dict[str, Any] = map_schemas(
         _without_notes(schema),
         lambda part: part | _closed(part["properties"]) if isinstance(part.get("properties"), Mapping) else part,
     )
     return strict
 
 
-def _map_schemas(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+def map_schemas(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
     """`schema` with `change` applied to every schema in it, the inner ones first."""
     if isinstance(schema, list):
-        return [_map_schemas(part, change) for part in schema]
+        return [map_schemas(part, change) for part in schema]
     if not isinstance(schema, Mapping):
         return schema
     changed: dict[str, Any] = {}
     for name, part in schema.items():
         if name in {"properties", "$defs", "definitions"} and isinstance(part, Mapping):
             # here the names are the caller's, not JSON Schema's
-            changed[name] = {own: _map_schemas(inner, change) for own, inner in part.items()}
+            changed[name] = {own: map_schemas(inner, change) for own, inner in part.items()}
         else:
-            changed[name] = part if name in {"enum", "const"} else _map_schemas(part, change)
+            changed[name] = part if name in {"enum", "const"} else map_schemas(part, change)
     return change(changed)

@@ -14,8 +14,8 @@ FLOORS = [
     {"errors", "items", "usage"},
     {"exchange", "task"},
     {"answers", "budget", "estimates", "events", "headers", "json_scan", "limiter", "packs", "prompts", "recovery"}
-    | {"refusals", "replies", "sizing", "dialects"},
-    {"requests"},
+    | {"refusals", "replies", "sizing"},
+    {"dialects", "requests"},
     {"connections", "ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows", "local", "pricing"}
     | {"providers", "tokens", "transport", "wire"},
     {"journal", "slots", "sources", "verdicts"},
@@ -31,7 +31,7 @@ FILES = sorted((ROOT / "packer").glob("*.py"))
 # What was one file and became several is still one room: its files may name each other
 ROOMS = [
     {"answers", "json_scan"},
-    {"headers", "refusals", "replies", "dialects"},
+    {"headers", "refusals", "replies"},
     {"ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows"},
     {"connections", "local", "providers", "tokens", "transport", "wire"},
     {"cli", "labelling", "ledger_view", "outputs", "progress", "summary", "tables"},
