@@ -13,7 +13,13 @@ async def handle(runner: packer.Runner, text: str) -> None:
 
 async def main() -> None:
     """Five callers at once."""
-    task = packer.Task({"question": "asks for something", "thanks": "says thank you", "complaint": "is not satisfied"})
+    task = packer.Task(
+        {
+            "question": "asks for something, where can I, how do I, do you",
+            "thanks": "says thank you",
+            "complaint": "is not satisfied, it broke, I want my money back",
+        }
+    )
     texts = [
         "Thanks a lot, that was quick!",
         "Where can I change my password?",

@@ -65,6 +65,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     _hold_standard_streams()
     try:
+        return _run(argv)
+    finally:
+        # what Python would flush at its end and cannot would turn the exit code into 120
+        try:
+            if sys.stderr is not None:
+                sys.stderr.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
         options = _make_parser().parse_args(argv)
         run: Callable[[argparse.Namespace], int] = options.run
         return run(options)

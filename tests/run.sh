@@ -4,6 +4,8 @@ set -eu
 CDPATH= cd -- "$(dirname -- "$0")/.."
 [ -x .venv/bin/pytest ] || { echo "tests/run.sh: run this first: sh setup.sh dev" >&2; exit 2; }
 PATH=$(pwd)/.venv/bin:$PATH
+# What a shell may have set for Python is no part of what is checked
+unset PYTHONUNBUFFERED PYTHONPATH PYTHONHOME PYTHONWARNINGS 2>/dev/null || true
 
 check() {
     name=$1
