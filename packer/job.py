@@ -107,7 +107,7 @@ class Job:
 
         `flush` allows a pack that is not full.
         """
-        while self.stopped is None and self.limiter.may_send(now, self.in_flight) and self._gate_is_open():
+        while self.stopped is None and self.limiter.may_send(now, self.in_flight) and self._gate_is_open(now):
             work = self._next_work(now, flush=flush)
             if work is None:
                 return None
@@ -138,8 +138,11 @@ class Job:
         ahead = [wait for wait in waits if wait > 0]
         return min(ahead) if ahead else None
 
-    def _gate_is_open(self) -> bool:
-        return self.in_flight == 0 or self._record.accepted or self._replies >= _PROBES
+    def _gate_is_open(self, now: float) -> bool:
+        if self._record.accepted or self._replies >= _PROBES:
+            return True
+        is_waiting = bool(self._later) and self._later[0][0] > now
+        return self.in_flight == 0 and not is_waiting
 
     def _next_work(self, now: float, *, flush: bool) -> tuple[Pack, PackRecord] | None:
         while self._later and self._later[0][0] <= now:
@@ -286,7 +289,7 @@ class Job:
                 jitter = self.rng.random()
                 self.limiter.refused(now, in_flight=self.in_flight, retry_after=outcome.retry_after, jitter=jitter)
             elif outcome.failure in _TROUBLES:
-                self.limiter.failed(now)
+                self.limiter.failed(now, jitter=self.rng.random())
             return outcome
         self._replies += 1
         usage = verdict.usage

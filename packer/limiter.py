@@ -18,6 +18,7 @@ _LATENCY_SAMPLES = 50
 _SATURATED = 0.8
 _HOLD_ROUNDS = 4
 _BAD_ROUND = 0.2
+_OUTAGE = 4  # failures in a row, or half of the limit where that is more
 _TOKENS_A_SECOND = 50.0  # how fast models write, roughly: makes latencies of long and short answers comparable
 
 
@@ -38,6 +39,8 @@ class Limiter:
     _successes: int = field(default=0, init=False)
     _failures: int = field(default=0, init=False)
     _refusals: int = field(default=0, init=False)  # episodes since the last success
+    _streak: int = field(default=0, init=False)  # failures since the last success
+    _outages: int = field(default=0, init=False)  # pauses for them
     _peak: int = field(default=0, init=False)
     _held: int = field(default=0, init=False)
     _slow_rounds: int = field(default=0, init=False)
@@ -77,9 +80,14 @@ class Limiter:
             self._cut(_CUT)
             self._epoch = now + max(self._median(), wait)
 
-    def failed(self, now: float) -> None:
-        """Book a 5xx or a time-out: no growth this round, and a cut when they are a fifth of it."""
+    def failed(self, now: float, *, jitter: float) -> None:
+        """Book a 5xx or a time-out: no growth this round, a cut when they are a fifth of it, a pause in an outage."""
         self._failures += 1
+        self._streak += 1
+        if self._streak >= max(_OUTAGE, self._limit / 2) and now >= self._frozen_until:
+            # nobody gets through: everybody waits, longer each time, so that no pack uses its attempts up on it
+            self._frozen_until = now + min(60.0, 0.5 * 2.0**self._outages) * (0.75 + 0.5 * jitter)
+            self._outages += 1
         if self._failures > _BAD_ROUND * max(self._limit, START) and now >= self._epoch:
             self._slow_start = False
             self._plateau = self._limit
@@ -92,7 +100,7 @@ class Limiter:
         self._latencies.append(seconds / (1 + output_tokens / _TOKENS_A_SECOND))
         self._samples += 1
         self._successes += 1
-        self._refusals = 0
+        self._refusals = self._streak = self._outages = 0
         if self._successes < max(self._limit, START):
             return
         saturated = self._peak >= _SATURATED * self.limit

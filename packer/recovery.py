@@ -14,7 +14,8 @@ from typing import TypeAlias, assert_never
 
 from packer.errors import Failure
 
-MAX_ATTEMPTS = 5  # requests for one pack that failed on the way
+MAX_ATTEMPTS = 5  # requests for one pack that failed on the way and may have been paid for
+MAX_FREE_ATTEMPTS = 8  # where none was: about a minute of backoff, for a router that restarts
 MAX_ANSWERS = 2  # answers to a single that could not be used
 MAX_RAISES = 5  # answers without a row, cut at a max_tokens that is then raised
 MAX_REFUSALS = 60  # "rate limited" for one pack: the job then stops, resumable
@@ -226,11 +227,13 @@ def _after_failure(outcome: Failed, *, rest: int, pack: PackRecord, job: JobReco
         case Failure.LOST | Failure.CONFLICT if hold:
             return GiveUp(f"in doubt: {outcome.message}", doubt=True)
         case Failure.OVERLOADED | Failure.NOT_SENT | Failure.LOST | Failure.CONFLICT | Failure.CUT | Failure.MALFORMED:
-            if job.failures >= _FAILURES_IN_ROW:
-                return Stop(f"{job.failures} requests in a row failed, the last one: {outcome.message}")
-            if pack.failures < MAX_ATTEMPTS:
+            free = outcome.failure in {Failure.NOT_SENT, Failure.OVERLOADED}
+            if pack.failures < (MAX_FREE_ATTEMPTS if free else MAX_ATTEMPTS):
                 told = 0.0 if outcome.retry_after is None else outcome.retry_after * (1 + 0.25 * jitter)
                 return Resend(after=max(told, backoff))
+            if not job.accepted or job.failures >= 2 * MAX_ATTEMPTS:
+                # nobody else gets through either: it is not these items' fault
+                return Stop(f"{job.failures} requests in a row failed, the last one: {outcome.message}")
             return GiveUp(f"failed {pack.failures} times, the last time: {outcome.message}")
         case _:
             assert_never(outcome.failure)

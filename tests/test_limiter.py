@@ -87,11 +87,11 @@ def test_a_long_answer_is_no_slow_gateway() -> None:
 
 def test_failures_hold_growth_and_many_of_them_cut() -> None:
     limiter = Limiter()
-    limiter.failed(0.0)
+    limiter.failed(0.0, jitter=0.5)
     succeed(limiter, 1)
     assert limiter.limit == START
     for _ in range(3):
-        limiter.failed(1.0)
+        limiter.failed(1.0, jitter=0.5)
     assert limiter.limit == int(START * 0.85)
 
 
@@ -99,10 +99,24 @@ def test_a_fixed_limit_stays_and_still_freezes() -> None:
     limiter = Limiter(fixed=20)
     succeed(limiter, 5)
     for _ in range(10):
-        limiter.failed(50.0)
+        limiter.failed(50.0, jitter=0.5)
     assert limiter.limit == 20
     limiter.refused(100.0, in_flight=5, retry_after=2.0, jitter=0.0)
     assert not limiter.may_send(101.0, 0)
+
+
+def test_an_outage_pauses_everybody_longer_each_time_until_a_success() -> None:
+    limiter, now, pauses = Limiter(), 0.0, []
+    for _ in range(4):
+        for _ in range(4):
+            limiter.failed(now, jitter=0.5)
+        pauses.append(limiter.frozen_for(now))
+        now += 100.0
+    assert pauses == pytest.approx([0.5, 1.0, 2.0, 4.0])
+    assert limiter.frozen_for(now) == 0
+    limiter.succeeded(now, seconds=1.0, output_tokens=0)
+    limiter.failed(now, jitter=0.5)
+    assert limiter.may_send(now, 0)
 
 
 def test_a_fixed_limit_survives_a_refusal() -> None:
@@ -138,7 +152,7 @@ EVENTS = st.lists(
             st.none() | st.floats(0, 1000),
             st.floats(0, 0.99),
         ),
-        st.just(lambda x, now: x.failed(now)),
+        st.just(lambda x, now: x.failed(now, jitter=0.5)),
         st.builds(lambda n: lambda x, now: x.may_send(now, n), st.integers(0, 300)),
     ),
     max_size=300,

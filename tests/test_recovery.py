@@ -10,6 +10,7 @@ from packer.errors import Failure
 from packer.recovery import (
     MAX_ANSWERS,
     MAX_ATTEMPTS,
+    MAX_FREE_ATTEMPTS,
     MAX_RAISES,
     MAX_REFUSALS,
     MAX_SETTINGS,
@@ -95,7 +96,7 @@ def test_however_requests_fail_a_pack_ends_in_a_bounded_number_of_them(
     adversary = Adversary(data, items)
     adversary.run(st.sampled_from(sorted(kinds)))
     assert adversary.ended == items, "no item is lost or doubled"
-    each = MAX_ATTEMPTS + MAX_REFUSALS + MAX_SETTINGS + MAX_ANSWERS + MAX_RAISES + 1
+    each = MAX_FREE_ATTEMPTS + MAX_REFUSALS + MAX_SETTINGS + MAX_ANSWERS + MAX_RAISES + 1
     assert adversary.requests <= (2 * items + items) * each
 
 
@@ -115,7 +116,7 @@ def test_one_failure_for_ever_costs_few_requests_a_pack(failure: Failure, items:
             queue += [(part, record.child()) for part in (size // 2, size - size // 2)]
         elif isinstance(step, Stop):
             queue.clear()
-    assert requests <= max(MAX_REFUSALS, 2 * items - 1, MAX_SETTINGS + 2 * items)
+    assert requests <= max(MAX_REFUSALS, 2 * items - 1, MAX_SETTINGS + 2 * items, MAX_FREE_ATTEMPTS)
 
 
 @pytest.mark.parametrize("failure", [Failure.KEY_REFUSED, Failure.QUOTA, Failure.UNKNOWN_MODEL, Failure.UNTRUSTED])
@@ -217,10 +218,20 @@ def test_retry_after_is_kept_and_never_shortened() -> None:
 
 
 def test_what_failed_too_often_is_given_up_and_an_outage_stops_the_job() -> None:
-    lost = Failed(Failure.LOST, "reset")
-    step = step_after(lost, pack=PackRecord(failures=MAX_ATTEMPTS - 1))
-    assert step == GiveUp(f"failed {MAX_ATTEMPTS} times, the last time: reset")
-    assert isinstance(step_after(lost, job=JobRecord(accepted=True, failures=29)), Stop)
+    lost, job = Failed(Failure.LOST, "reset"), JobRecord(accepted=True)
+    pack = PackRecord(failures=MAX_ATTEMPTS - 1)
+    assert step_after(lost, pack=pack, job=job) == GiveUp(f"failed {MAX_ATTEMPTS} times, the last time: reset")
+    assert isinstance(step_after(lost, pack=pack), Stop), "nothing was ever accepted"
+    assert isinstance(step_after(lost, pack=pack, job=JobRecord(accepted=True, failures=9)), Stop)
+    blip = step_after(lost, job=JobRecord(accepted=True, failures=250))
+    assert isinstance(blip, Resend), "many at once are one blip"
+
+
+@pytest.mark.parametrize("failure", [Failure.NOT_SENT, Failure.OVERLOADED])
+def test_what_was_not_paid_for_is_tried_for_longer(failure: Failure) -> None:
+    job, failed = JobRecord(accepted=True), Failed(failure, "down")
+    assert isinstance(step_after(failed, job=job, pack=PackRecord(failures=MAX_FREE_ATTEMPTS - 2)), Resend)
+    assert isinstance(step_after(failed, job=job, pack=PackRecord(failures=MAX_FREE_ATTEMPTS - 1)), GiveUp)
 
 
 @pytest.mark.parametrize("failure", [Failure.LOST, Failure.CONFLICT])

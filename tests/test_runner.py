@@ -749,6 +749,36 @@ def test_refusals_without_a_wait_are_outwaited_for_minutes() -> None:
     assert statistics.requests < 450
 
 
+@pytest.mark.parametrize("seconds", [1.0, 20.0])
+def test_a_short_outage_in_mid_job_fails_no_item_and_stops_nothing(seconds: float) -> None:
+    clock = FakeClock()
+
+    class Blinking(FakeTransport):
+        async def send(self, prompt: Prompt, *, deadline: float) -> Reply:
+            if 10 < clock.now < 10 + seconds:
+                raise TransportError(Failure.NOT_SENT, "no route")
+            return await super().send(prompt, deadline=deadline)
+
+    async def work() -> Runner:
+        transport = Blinking(TASK, parity)
+        async with Runner(TASK, model="m", transport=transport, ledger=None, concurrency=30) as runner:
+            async for _ in runner.stream(texts(12_000)):
+                pass
+        return runner
+
+    statistics = clock.run(work()).statistics()
+    assert (statistics.labelled, statistics.stopped) == (12_000, None)
+
+
+def test_a_network_that_is_down_leaves_every_item_pending() -> None:
+    down = TransportError(Failure.NOT_SENT, "no route")
+    transport = FakeTransport(TASK, parity, fault=lambda prompt, number: down)
+    results, runner = run(texts(400), transport)
+    assert {result.status for result in results} == {Status.PENDING}
+    assert len(transport.prompts) == 8
+    assert "no route" in (runner.statistics().stopped or "")
+
+
 def test_label_is_one_line(in_folder: Path) -> None:
     transport = FakeTransport(TASK, parity, seconds=0)
     results = label(["ab", "c"], labels=["even", "odd"], model="m", transport=transport)
