@@ -208,7 +208,7 @@ def test_a_whole_answer_that_runs_on_until_it_is_cut_raises_no_allowance() -> No
         return Reply(whole.text + " " * 200, StopReason.MAX_TOKENS, 1.0, Usage(100, prompt.max_tokens))
 
     transport = FakeTransport(TASK, parity, fault=fault)
-    results, _ = run(texts(200), transport)
+    results, _ = run(texts(600), transport, concurrency=1)
     assert {result.status for result in results} == {Status.LABELLED}
     assert max(prompt.max_tokens for prompt in transport.prompts) < 2 * transport.prompts[0].max_tokens
 
@@ -614,7 +614,7 @@ def test_an_allowance_grows_for_the_pack_that_needs_it_whatever_others_answer() 
         return Reply("", StopReason.MAX_TOKENS, 1.0, whole.usage)
 
     transport = FakeTransport(TASK, parity, fault=fault, seconds=lambda number: 0.5 + number % 3)
-    results, _ = run(texts(1000), transport)
+    results, _ = run(texts(6000), transport, concurrency=8)
     assert {result.status for result in results} == {Status.LABELLED}
 
 
