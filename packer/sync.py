@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, TypeVar, Unpack
@@ -67,16 +68,20 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
             ended.append(asyncio.run(main()))
         except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
             errors.append(error)
+        finally:
+            done.set()
 
-    thread = threading.Thread(target=run, name="packer-label")
-    thread.start()
+    # an event, not join(): once interrupted, CPython 3.11's join() takes the thread for ended
+    done = threading.Event()
+    threading.Thread(target=run, name="packer-label").start()
     try:
-        thread.join()
+        done.wait()
     except BaseException:
         # an interrupt reaches this thread only: the job is told, and keeps what is in flight
         for loop, task in running:
-            loop.call_soon_threadsafe(task.cancel)
-        thread.join()
+            with contextlib.suppress(RuntimeError):  # it has just ended
+                loop.call_soon_threadsafe(task.cancel)
+        done.wait()
         raise
     if errors:
         raise errors[0]

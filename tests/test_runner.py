@@ -1,6 +1,9 @@
 """The runner on a fake transport under a fake clock: laws 1 to 6, quoted where they are checked."""
 
 import asyncio
+import os
+import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -792,6 +795,27 @@ def test_label_works_inside_a_running_loop() -> None:
         return label(["ab", "c"], task=TASK, model="m", ledger=None, transport=transport)
 
     assert [result.label for result in asyncio.run(notebook())] == ["even", "odd"]
+
+
+def test_an_interrupt_in_a_notebook_ends_the_job_and_keeps_what_was_in_flight(tmp_path: Path) -> None:
+    transport = FakeTransport(TASK, parity, seconds=0.05)
+
+    async def notebook() -> None:
+        label(texts(5000), task=TASK, model="m", ledger=tmp_path / "l.db", transport=transport, concurrency=2)
+
+    loop = asyncio.new_event_loop()
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(notebook())
+    timer.join()
+    loop.close()
+    sent = len(transport.prompts)
+    assert 0 < sent < 250
+    with Ledger(tmp_path / "l.db") as ledger:
+        assert ledger.statistics().answers == 20 * sent
+    time.sleep(0.15)
+    assert len(transport.prompts) == sent
 
 
 def test_label_raises_what_stopped_it_with_every_items_state() -> None:
