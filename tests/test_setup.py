@@ -1,5 +1,7 @@
 """Set-up: the locks are complete and hold no addresses; setup.sh repairs what it began, and touches nothing else."""
 
+import contextlib
+import importlib.metadata
 import re
 import shutil
 import subprocess
@@ -8,6 +10,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import packaging.requirements
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,13 +34,13 @@ esac
 def pins(name: str) -> set[tuple[str, str]]:
     """The packages of a lock with their versions; a package may have one for each of several Pythons."""
     text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
-    return set(re.findall(r"^([a-z0-9-]+)==(\S+)", text, re.MULTILINE))
+    return set(re.findall(r"^([a-z0-9-]+)(?:\[[a-z0-9,-]+\])?==(\S+)", text, re.MULTILINE))
 
 
 @pytest.mark.parametrize("name", LOCKS)
 def test_every_locked_file_has_its_hash_and_nothing_has_an_address(name: str) -> None:
     text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
-    line = r"(    --hash=sha256:[0-9a-f]{64}( \\)?|[a-z0-9-]+==\S+( ; [a-zA-Z0-9_ .'=!<>]+)? \\)"
+    line = r"(    --hash=sha256:[0-9a-f]{64}( \\)?|[a-z0-9-]+(\[[a-z0-9,-]+\])?==\S+( ; [a-zA-Z0-9_ .'=!<>]+)? \\)"
     assert [bad for bad in text.splitlines() if not re.fullmatch(line, bad)] == []
     assert not re.search(r"//|index|find-links|\.org|\.com", text)
 
@@ -50,6 +53,23 @@ def test_a_lock_holds_all_that_pyproject_asks_for(name: str) -> None:
     if name == "dev":
         wanted += [*extras["anthropic"], *(entry for entry in groups["dev"] if isinstance(entry, str))]
     assert {re.split(r"[\[=<>~ ]", entry)[0] for entry in wanted} <= {package for package, _ in pins(name)}
+
+
+def test_the_lock_names_the_extras_that_its_packages_ask_of_each_other() -> None:
+    # pip takes `coverage` and `coverage[toml]` for two packages, and the second one would have no pin
+    lines = (ROOT / "requirements" / "dev.txt").read_text(encoding="utf-8").splitlines()
+    heads = [packaging.requirements.Requirement(line.partition(" ")[0]) for line in lines if "==" in line.split(";")[0]]
+    extras = {head.name: head.extras for head in heads}
+    asked = 0
+    for name, own in extras.items():
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # locked for another system
+            for text in importlib.metadata.requires(name) or ():
+                needed = packaging.requirements.Requirement(text)
+                marker = needed.marker
+                if marker is None or any(marker.evaluate({"extra": extra}) for extra in own or {""}):
+                    asked += len(needed.extras)
+                    assert needed.extras <= extras.get(needed.name, set()), f"{name} asks for {needed}"
+    assert asked
 
 
 def test_the_locks_do_not_disagree() -> None:
