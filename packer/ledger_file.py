@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
+from packer import failpoints
 from packer.errors import (
     LedgerDamaged,
     LedgerError,
@@ -277,12 +278,14 @@ class LedgerFile:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 result = work(self._db)
+                failpoints.reach("commit: written, not durable")
                 self._db.execute("COMMIT")
             except BaseException:
                 # a full disk or a failing one has often rolled back already
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+            failpoints.reach("commit: durable")
             return result
 
     def _drop_ballast(self) -> None:

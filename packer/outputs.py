@@ -23,6 +23,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, Protocol
 
+from packer import failpoints
 from packer.errors import CallError
 from packer.items import Result
 from packer.tables import Format, Row
@@ -214,7 +215,9 @@ class OutputFile:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+        failpoints.reach("output: complete, not in its place")
         self._part.replace(self._path)
+        failpoints.reach("output: in its place")
         folder = os.open(self._path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

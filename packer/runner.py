@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, TypedDict
 
 import pydantic
 
+from packer import failpoints
 from packer.budget import Budget
 from packer.connections import connect
 from packer.errors import CallError, LedgerFull, PriceError, TransportError
@@ -224,7 +225,9 @@ class Runner:
         if self._price is None and (self._cap is not None or self._limits.max_request_usd is not None):
             raise PriceError(f"no price is known for {self.model}, and a money cap needs one: give its price")
         await self._journal.open()
+        failpoints.reach("job: about to be noted in the ledger")
         self._number = await self._journal.ask(self._start_job)
+        failpoints.reach("job: noted")
         self._job = await self._journal.ask(self._make_job)
 
     def _start_job(self, ledger: Ledger) -> int:
@@ -266,7 +269,9 @@ class Runner:
             if self._broken is None:
                 standing = pydantic.TypeAdapter(Statistics).dump_python(self.statistics(), mode="json")
                 outcome = self._job.stopped or "finished"
+                failpoints.reach("job: about to be ended in the ledger")
                 await self._journal.ask(lambda ledger: ledger.end_job(self._number, outcome, standing))
+                failpoints.reach("job: ended")
         finally:
             self._broken = self._broken or CallError("the runner is closed")
             for listener in self._listeners:
@@ -327,6 +332,7 @@ class Runner:
 
     async def _attempt(self, request: Request) -> None:
         opened = request.opened(self._number)
+        failpoints.reach("intent: about to be written")
         try:
             await self._journal.commit(opened)
         except LedgerFull as error:
@@ -340,6 +346,7 @@ class Runner:
             await self._journal.commit(request.unsent())
             self._job.withdraw(request, self._job.stopped)
             return
+        failpoints.reach("intent: durable, nothing sent")
         self._emit(AttemptStarted(request.attempt, len(request.pack), opened.number, request.prompt.max_tokens))
         began = self._loop.time()
         ended: Reply | TransportError
@@ -347,10 +354,13 @@ class Runner:
             ended = await self._transport.send(request.prompt, deadline=_DEADLINE)
         except TransportError as error:
             ended = error
+        failpoints.reach("reply: here, nothing booked")
         seconds = self._loop.time() - began
         verdict = judge(request, ended, seconds, requests=self._job.requests, free=self._transport.is_free())
         await self._journal.commit(verdict.closed())
+        failpoints.reach("verdict: durable, nothing shown")
         self._emit(self._job.apply(verdict, self._loop.time()))
+        failpoints.reach("verdict: applied")
         self._wake.set()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

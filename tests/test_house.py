@@ -11,7 +11,7 @@ import packer
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
-    {"errors", "items", "usage"},
+    {"errors", "failpoints", "items", "usage"},
     {"exchange", "task"},
     {"answers", "budget", "estimates", "events", "headers", "json_scan", "limiter", "packs", "prompts", "recovery"}
     | {"refusals", "replies", "sizing"},
