@@ -63,6 +63,13 @@ class PackSizeChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """Nothing is sent for `seconds`: the gateway asks for it, or answers nobody."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class SettingRefused:
     """The gateway refuses an optional setting; the job goes on without it."""
 
@@ -77,8 +84,25 @@ class JobStopped:
 
 
 Event: TypeAlias = (
-    JobStarted | AttemptStarted | AttemptEnded | LimitChanged | PackSizeChanged | SettingRefused | JobStopped
+    JobStarted | AttemptStarted | AttemptEnded | LimitChanged | PackSizeChanged | Paused | SettingRefused | JobStopped
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What answers cost whose requests left while `least` to `most` requests were in flight, themselves included.
+
+    `items` are sound rows, `usd` what was charged for them; `usd_an_item` and `items_a_second` follow (the pace by
+    Little's law: in flight = pace x time). None where it is unknown.
+    """
+
+    least: int
+    most: int
+    requests: int
+    items: int
+    usd: Decimal | None
+    usd_an_item: Decimal | None
+    items_a_second: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +111,8 @@ class Statistics:
 
     `known` items were labelled without a request of their own: from the ledger, or with an identical text. `settled`
     and `in_doubt` are USD and include earlier runs of the same job, `reserved` is set aside for what is in flight;
-    `unpriced` counts replies whose cost nobody knows. `balance` is the last one that the gateway told. `stopped` is the
+    `unpriced` counts replies whose cost nobody knows. `levels` show cost and pace as more was in flight. `doubtful`
+    requests of this run were sent and never heard of. `balance` is the last one that the gateway told. `stopped` is the
     reason why nothing more is sent, None while the job runs or when it has finished.
     """
 
@@ -107,8 +132,10 @@ class Statistics:
     in_doubt: Decimal
     reserved: Decimal
     unpriced: int
+    doubtful: int
     balance: Decimal | None
     charge_sources: Mapping[ChargeSource, int]
+    levels: tuple[Level, ...]
     seconds: float
     stopped: str | None
     refused_settings: tuple[str, ...]

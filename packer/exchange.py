@@ -57,7 +57,7 @@ class Reply:
     """What came back for one prompt.
 
     `usage`, `charge` and `balance` (of the account, after this request) are None where the gateway did not say.
-    `seconds` is the time from sending to the last byte.
+    `seconds` is the time from sending to the last byte. `garbled_charge`: a charge was told, and it is no amount.
     """
 
     text: str
@@ -66,3 +66,4 @@ class Reply:
     usage: Usage | None = None
     charge: Charge | None = None
     balance: Decimal | None = None
+    garbled_charge: bool = False

@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
 
 from packer.exchange import Charge, ChargeSource
+from packer.usage import is_amount
 
 Headers: TypeAlias = Mapping[str, Sequence[str]]
 """Lower-case names to values, in the order in which they came."""
@@ -31,8 +32,6 @@ _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0
 _LONGEST_DATE = 64
 _EPOCH_SECONDS = 1e9
 _EPOCH_MILLISECONDS = 1e12
-# No single request costs a million dollars: a larger amount is an error or an attack on the books
-_MOST_USD = Decimal(1_000_000)
 
 
 def read_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -51,7 +50,7 @@ def read_usd(value: Any) -> Decimal | None:
     if _AMOUNT.fullmatch(text) is None:
         return None
     amount = Decimal(text)
-    return amount if amount <= _MOST_USD else None
+    return amount if is_amount(amount) else None
 
 
 def read_charge(headers: Headers, name: str = CHARGE_HEADER) -> Charge | None:
@@ -61,6 +60,11 @@ def read_charge(headers: Headers, name: str = CHARGE_HEADER) -> Charge | None:
         if usd is not None:
             return Charge(usd, source)
     return None
+
+
+def is_charge_garbled(headers: Headers, name: str = CHARGE_HEADER) -> bool:
+    """Whether the header `name` came, and does not say what was taken: twice, or as no amount."""
+    return name.lower() in headers and _read_once(headers, name) is None
 
 
 def read_balance(headers: Headers) -> Decimal | None:

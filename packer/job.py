@@ -14,11 +14,12 @@ from decimal import Decimal
 from typing import Any
 
 from packer import recovery
+from packer.books import Books
 from packer.budget import Budget
-from packer.errors import Failure
+from packer.errors import Failure, TransportError
 from packer.estimates import GROWTH
 from packer.events import AttemptEnded, Statistics
-from packer.exchange import ChargeSource, Prompt
+from packer.exchange import Prompt, Reply
 from packer.items import Status
 from packer.ledger import AttemptState
 from packer.limiter import Limiter
@@ -28,8 +29,7 @@ from packer.recovery import Accept, Answered, Failed, GiveUp, JobRecord, Outcome
 from packer.requests import Requests
 from packer.sizing import PackSizer
 from packer.slots import Board
-from packer.usage import Usage
-from packer.verdicts import Request, Verdict
+from packer.verdicts import Request, Verdict, judge
 
 _NONCE_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that is mistaken for another
 # Until a gateway has answered this often, or has given one sound row, requests go one at a time
@@ -51,19 +51,18 @@ class Job:
     attempt: int
     hold: bool
     doubtful: set[str] = field(default_factory=set)
+    books: Books = field(default_factory=Books, init=False)
     stopped: str | None = field(default=None, init=False)
     in_flight: int = field(default=0, init=False)
     _record: JobRecord = field(default_factory=JobRecord, init=False)
+    _heard: float | None = field(default=None, init=False)  # when a reply was read last, or the first request left
     _replies: int = field(default=0, init=False)
     _pool: deque[Question] = field(default_factory=deque, init=False)
     _again: deque[tuple[Pack, PackRecord]] = field(default_factory=deque, init=False)
     _later: list[tuple[float, int, Pack, PackRecord]] = field(default_factory=list, init=False)
     _packs: int = field(default=0, init=False)
     _requests: int = field(default=0, init=False)
-    _unpriced: int = field(default=0, init=False)
-    _usage: Usage = field(default=Usage(0, 0), init=False)
-    _balance: Decimal | None = field(default=None, init=False)
-    _sources: dict[ChargeSource, int] = field(default_factory=dict, init=False)
+    _in_doubt: int = field(default=0, init=False)
 
     # Items in
 
@@ -117,7 +116,7 @@ class Job:
             cap = self.requests.limits.max_request_usd
             if max_tokens < 1 or (cap is not None and worst is not None and worst > cap):
                 self._shrink(pack, record, "asking it alone could cost more than the cap of one request")
-            elif worst is not None and not self.budget.has_room(worst):
+            elif shortage := self._find_shortage(worst):
                 if self.in_flight:
                     self._again.appendleft(work)
                     return None
@@ -125,10 +124,21 @@ class Job:
                     self._shrink(pack, record, "")
                 else:
                     self._again.appendleft(work)
-                    self.stop(f"budget: the next request could pass the cap of {self.budget.cap} USD")
+                    self.stop(shortage)
             else:
+                is_idle = self.in_flight == 0 and record.attempts == 0 and not (self._again or self._later)
+                if self._heard is None or is_idle:  # nobody was asked, so nobody was silent
+                    self._heard = now
                 return self._open_request(pack, record, max_tokens, worst)
         return None
+
+    def _find_shortage(self, worst: Decimal | None) -> str:
+        """Why there is no money for a request that costs at most `worst`; empty where there is."""
+        if worst is not None and not self.budget.has_room(worst):
+            return f"budget: the next request could pass the cap of {self.budget.cap} USD"
+        if self.books.is_low(worst, reserved=self.budget.reserved, in_flight=self.in_flight):
+            return f"balance: {self.books.balance} USD are left on the account, too few for the next request: top it up"
+        return ""
 
     def next_wake(self, now: float) -> float | None:
         """Seconds until something may leave that may not now; None where only an event can change that."""
@@ -145,9 +155,9 @@ class Job:
         return self.in_flight == 0 and not is_waiting
 
     def _next_work(self, now: float, *, flush: bool) -> tuple[Pack, PackRecord] | None:
-        while self._later and self._later[0][0] <= now:
+        if self._later and self._later[0][0] <= now:
             _, _, pack, record = heapq.heappop(self._later)
-            self._again.append((pack, record))
+            return pack, record
         if self._again:
             return self._again.popleft()
         if not self._pool:
@@ -170,13 +180,18 @@ class Job:
         reserve = None if worst is None else self.budget.reserve(worst)
         nonce = "".join(self.rng.choices(_NONCE_LETTERS, k=4))
         prompt = Prompt(self.requests.system, write_user(pack.texts, nonce), self.requests.schema, max_tokens)
-        request = Request(self.attempt, pack, record, prompt, nonce, reserve)
-        self.attempt += 1
         self.in_flight += 1
+        request = Request(self.attempt, pack, record, prompt, nonce, reserve, self.in_flight)
+        self.attempt += 1
         self._requests += 1
         return request
 
     # Replies in
+
+    def judge(self, request: Request, ended: Reply | TransportError, seconds: float, *, free: bool) -> Verdict:
+        """What a request came to after `seconds`; nothing changes yet."""
+        tells = self.books.tells_charges()
+        return judge(request, ended, seconds, requests=self.requests, free=free, tells_charges=tells)
 
     def apply(self, verdict: Verdict, now: float) -> AttemptEnded:
         """Carry a committed verdict out: results for the sound rows, the next step for the rest."""
@@ -193,7 +208,13 @@ class Job:
             record = replace(record, allowance=GROWTH * request.prompt.max_tokens)
         self._record = self._record.after(outcome)
         step = recovery.next_step(
-            outcome, rest=len(rest), pack=record, job=self._record, jitter=self.rng.random(), hold=self.hold
+            outcome,
+            rest=len(rest),
+            pack=record,
+            job=self._record,
+            jitter=self.rng.random(),
+            hold=self.hold,
+            silence=0.0 if self._heard is None else now - self._heard,
         )
         if isinstance(outcome, Answered) and not isinstance(step, Resend):
             self.sizer.answered(outcome.asked, outcome.sound)
@@ -247,13 +268,15 @@ class Job:
             in_flight=self.in_flight,
             limit=self.limiter.limit,
             pack_size=self.sizer.size,
-            usage=self._usage,
+            usage=self.books.usage,
             settled=self.budget.settled,
             in_doubt=self.budget.in_doubt,
             reserved=self.budget.reserved,
-            unpriced=self._unpriced,
-            balance=self._balance,
-            charge_sources=dict(self._sources),
+            unpriced=self.books.unpriced,
+            doubtful=self._in_doubt,
+            balance=self.books.balance,
+            charge_sources=dict(self.books.sources),
+            levels=self.books.levels(),
             seconds=seconds,
             stopped=self.stopped,
             refused_settings=refused_settings,
@@ -261,26 +284,28 @@ class Job:
 
     def _account(self, verdict: Verdict) -> None:
         reserve = verdict.request.reserve or Decimal(0)
+        self.books.told(verdict.usage, verdict.balance)
         if verdict.state is AttemptState.DOUBT:
+            self._in_doubt += 1
             self.budget.hold(reserve)
-            self._unpriced += verdict.request.reserve is None
+            self.books.unpriced += verdict.request.reserve is None
         elif verdict.state is AttemptState.FREED:
             self.budget.release(reserve)
         elif verdict.charge is None:
-            self._unpriced += 1
+            self.books.unpriced += 1
         else:
             self.budget.settle(reserve, verdict.charge.usd)
-            source = verdict.charge.source
-            self._sources[source] = self._sources.get(source, 0) + 1
+            self.books.charged(verdict.charge)
             if verdict.request.reserve is not None and verdict.charge.usd > reserve:
                 self.stop(
                     f"a request was charged {verdict.charge.usd} USD, over its worst case of {reserve} USD: "
                     "the price that is known for this model is not the gateway's"
                 )
-        if verdict.usage is not None:
-            self._usage += verdict.usage
-        if verdict.balance is not None:
-            self._balance = verdict.balance
+        if isinstance(verdict.outcome, Answered):
+            request, sound = verdict.request, len(verdict.rows)
+            self.books.answered(
+                in_flight=request.in_flight, items=sound, seconds=verdict.seconds, charge=verdict.charge
+            )
 
     def _learn(self, request: Request, outcome: Outcome, verdict: Verdict, now: float) -> Outcome:
         """Feed the limiter and the estimates; the outcome, told whether its allowance can still grow."""
@@ -292,6 +317,7 @@ class Job:
                 self.limiter.failed(now, jitter=self.rng.random())
             return outcome
         self._replies += 1
+        self._heard = now
         usage = verdict.usage
         self.limiter.succeeded(now, seconds=verdict.seconds, output_tokens=usage.output_tokens if usage else 0)
         if usage is not None:
@@ -311,13 +337,13 @@ class Job:
     def _follow(self, step: Step, rest: Pack, record: PackRecord, *, attempt: int, now: float) -> None:
         if isinstance(step, recovery.Stop):
             self.stop(step.reason)
-        if isinstance(step, GiveUp):
+        if isinstance(step, GiveUp | recovery.Stop) and step.doubt:
             for key in rest.keys:
-                if step.doubt:
-                    self.doubtful.add(key)
-                    self.board.give_up(key, Status.DOUBT, step.reason)
-                else:
-                    self.board.fail(key, step.reason)
+                self.doubtful.add(key)
+                self.board.give_up(key, Status.DOUBT, step.reason)
+        elif isinstance(step, GiveUp):
+            for key in rest.keys:
+                self.board.fail(key, step.reason)
         elif self.stopped is not None:
             for key in rest.keys:
                 self.board.give_up(key, Status.PENDING, f"stopped: {self.stopped}")

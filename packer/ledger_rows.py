@@ -20,7 +20,7 @@ from typing import Any
 from packer.exchange import Charge, ChargeSource
 from packer.items import canonical_json
 from packer.ledger_file import Row
-from packer.usage import Usage, to_nano, to_usd
+from packer.usage import MOST_USD, Usage, is_amount, to_nano, to_usd
 
 JOB_COLUMNS = "id, name, about, started, ended, outcome, statistics, checksum"
 ATTEMPT_COLUMNS = (
@@ -32,9 +32,7 @@ FIRST_ID = -(2**63)
 
 # Of an attempt's columns, those that are written when it opens and never change
 _OPENED_COLUMNS = 6
-# More than this is a misread number, not a request; sums of what is below do not overflow 64 bits
-_MOST_USD = Decimal(1_000_000)
-_MOST_TOKENS = 10**9
+_MOST_TOKENS = 10**9  # more is a misread number, not a request
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -131,7 +129,7 @@ class Closing:
     def __init__(self, closed: Closed, now: int) -> None:
         if closed.state is AttemptState.OPEN:
             raise ValueError(f"attempt {closed.attempt} cannot be closed as open")
-        charge = closed.charge if closed.charge is not None and _is_amount(closed.charge.usd) else None
+        charge = closed.charge if closed.charge is not None and is_amount(closed.charge.usd) else None
         if closed.state is AttemptState.FREED and charge is not None and charge.usd:
             raise ValueError(f"attempt {closed.attempt} cannot be freed and cost {charge.usd} USD")
         usage = closed.usage
@@ -160,8 +158,8 @@ class Closing:
 
 def opened_row(opened: Opened, now: int) -> Row:
     """The columns of a new attempt, without its checksum."""
-    if opened.reserve is not None and not _is_amount(opened.reserve):
-        raise ValueError(f"attempt {opened.attempt}: expected a reserve of 0 to {_MOST_USD} USD, got {opened.reserve}")
+    if opened.reserve is not None and not is_amount(opened.reserve):
+        raise ValueError(f"attempt {opened.attempt}: expected a reserve of 0 to {MOST_USD} USD, got {opened.reserve}")
     reserve = None if opened.reserve is None else to_nano(opened.reserve)
     keys = canonical_json(list(opened.keys))
     closing = (None,) * 8
@@ -208,7 +206,3 @@ def now() -> int:
 def clean_text(text: str) -> str:
     """`text` as SQLite can hold it: a lone surrogate, from a gateway's message, is written out."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _is_amount(usd: Decimal) -> bool:
-    return usd.is_finite() and 0 <= usd <= _MOST_USD

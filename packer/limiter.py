@@ -3,6 +3,10 @@
 The rule is that of the reference simulation: a slow start that doubles each round, one cut an episode of refusals, a
 freeze of everybody for as long as the gateway asks, and growth only when the limit was really used. Sources: Netflix
 concurrency-limits (AIMD, windowed gradient), TCP CUBIC's plateau, Envoy's adaptive concurrency.
+
+Failures that are no refusals take from a quota that answers fill, and as it runs out less is in flight, down to one:
+a brownout, which answers quickly and in vain, is met with less load and not with more. (The AWS SDKs' retry quota and
+Google's adaptive throttling do the same for clients that do not limit what is in flight.)
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ _LATENCY_SAMPLES = 50
 _SATURATED = 0.8
 _HOLD_ROUNDS = 4
 _BAD_ROUND = 0.2
+_QUOTA = 50.0  # failures
+_QUOTA_BACK = 1.0  # for an answer: a gateway that fails more than half is asked less and less
 _OUTAGE = 4  # failures in a row, or half of the limit where that is more
 _TOKENS_A_SECOND = 50.0  # how fast models write, roughly: makes latencies of long and short answers comparable
 
@@ -41,6 +47,7 @@ class Limiter:
     _refusals: int = field(default=0, init=False)  # episodes since the last success
     _streak: int = field(default=0, init=False)  # failures since the last success
     _outages: int = field(default=0, init=False)  # pauses for them
+    _quota: float = field(default=_QUOTA, init=False)
     _peak: int = field(default=0, init=False)
     _held: int = field(default=0, init=False)
     _slow_rounds: int = field(default=0, init=False)
@@ -54,12 +61,17 @@ class Limiter:
     @property
     def limit(self) -> int:
         """How many requests may be in flight."""
-        return max(1, int(self._limit))
+        return max(1, int(self._limit * self._quota / _QUOTA))
 
     def may_send(self, now: float, in_flight: int) -> bool:
         """Whether one more request may leave now."""
         self._peak = max(self._peak, in_flight)
         return now >= self._frozen_until and in_flight < self.limit
+
+    @property
+    def frozen_until(self) -> float:
+        """When the freeze ends, or ended; 0 where there was none."""
+        return self._frozen_until
 
     def frozen_for(self, now: float) -> float:
         """Seconds until the freeze ends, 0 where there is none."""
@@ -84,6 +96,7 @@ class Limiter:
         """Book a 5xx or a time-out: no growth this round, a cut when they are a fifth of it, a pause in an outage."""
         self._failures += 1
         self._streak += 1
+        self._quota = max(0.0, self._quota - 1)
         if self._streak >= max(_OUTAGE, self._limit / 2) and now >= self._frozen_until:
             # nobody gets through: everybody waits, longer each time, so that no pack uses its attempts up on it
             self._frozen_until = now + min(60.0, 0.5 * 2.0**self._outages) * (0.75 + 0.5 * jitter)
@@ -100,6 +113,7 @@ class Limiter:
         self._latencies.append(seconds / (1 + output_tokens / _TOKENS_A_SECOND))
         self._samples += 1
         self._successes += 1
+        self._quota = min(_QUOTA, self._quota + _QUOTA_BACK)
         self._refusals = self._streak = self._outages = 0
         if self._successes < max(self._limit, START):
             return

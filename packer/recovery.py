@@ -23,12 +23,15 @@ MAX_SETTINGS = 8  # optional settings that a gateway may refuse, one by one
 _SAME_BAD_REQUESTS = 3
 _MALFORMED_IN_ROW = 2
 _FAILURES_IN_ROW = 30
+_DOUBTS_IN_ROW = 10
 _UNUSABLE_AT_START = 10
 _UNUSABLE_IN_ROW = 30
 _LONGEST_WAIT = 3_600.0  # seconds that a gateway may ask for; more is a daily cap, and no job waits for it
+LONGEST_SILENCE = 2 * _LONGEST_WAIT  # seconds without an answer to anything, after which a failure ends the job
 _NUMBERED = re.compile(r"[\w-]*\d[\w-]*")
 
 _BASE = 0.5  # seconds
+_SHORTEST = 0.05  # so that what failed never stands before what was not asked yet
 _LONGEST = 60.0
 
 
@@ -50,11 +53,16 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """No reply was read. `message` is the transport's; `retry_after` is in seconds, None where nothing was said."""
+    """No reply was read.
+
+    `message` is the transport's; `retry_after` is in seconds, None where nothing was said. `charged`: the gateway told
+    what it took all the same, so that nothing is in doubt.
+    """
 
     failure: Failure
     message: str
     retry_after: float | None = None
+    charged: bool = False
 
 
 Outcome: TypeAlias = Answered | Failed
@@ -154,26 +162,35 @@ class GiveUp:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The job ends, resumable, for `reason`."""
+    """The job ends, resumable, for `reason`; with `doubt` the rest of this pack ends in doubt, and is not pending."""
 
     reason: str
+    doubt: bool = False
 
 
 Step: TypeAlias = Accept | Resend | Split | GiveUp | Stop
 
 
-def next_step(outcome: Outcome, *, rest: int, pack: PackRecord, job: JobRecord, jitter: float, hold: bool) -> Step:
+def next_step(
+    outcome: Outcome, *, rest: int, pack: PackRecord, job: JobRecord, jitter: float, hold: bool, silence: float
+) -> Step:
     """What follows an attempt.
 
     `rest` is the number of items without a sound row; `pack` and `job` are the records with this outcome booked;
-    `jitter` is uniform in [0, 1); `hold` means that items in doubt are not asked again. Backoff is exponential with
-    full jitter (Brooker, "Exponential Backoff And Jitter", AWS 2015).
+    `jitter` is uniform in [0, 1); `hold` means that items in doubt are not asked again; `silence` is the seconds since
+    anything was answered, or since the job's first request. Backoff is exponential with full jitter (Brooker,
+    "Exponential Backoff And Jitter", AWS 2015).
     """
     match outcome:
         case Answered():
             return _after_answer(outcome, rest, pack, job)
         case Failed():
-            return _after_failure(outcome, rest=rest, pack=pack, job=job, jitter=jitter, hold=hold)
+            doubt = hold and is_doubtful(outcome)
+            step = _after_failure(outcome, rest=rest, pack=pack, job=job, jitter=jitter, doubt=doubt)
+            if isinstance(step, Resend) and silence > LONGEST_SILENCE:
+                reason = f"nothing was answered for {silence / 60:.0f} minutes, the last failure: {outcome.message}"
+                return Stop(reason, doubt=doubt)
+            return step
         case _:
             assert_never(outcome)
 
@@ -200,8 +217,8 @@ def _after_answer(outcome: Answered, rest: int, pack: PackRecord, job: JobRecord
     return GiveUp(f"no usable answer: {outcome.defect}")
 
 
-def _after_failure(outcome: Failed, *, rest: int, pack: PackRecord, job: JobRecord, jitter: float, hold: bool) -> Step:
-    backoff = jitter * min(_LONGEST, _BASE * 2.0**pack.failures)
+def _after_failure(outcome: Failed, *, rest: int, pack: PackRecord, job: JobRecord, jitter: float, doubt: bool) -> Step:
+    backoff = max(_SHORTEST, jitter * min(_LONGEST, _BASE * 2.0**pack.failures))
     match outcome.failure:
         case Failure.KEY_REFUSED | Failure.QUOTA | Failure.UNKNOWN_MODEL | Failure.UNTRUSTED:
             return Stop(f"{outcome.failure}: {outcome.message}")
@@ -224,7 +241,10 @@ def _after_failure(outcome: Failed, *, rest: int, pack: PackRecord, job: JobReco
             return GiveUp(f"refused: {outcome.message}")
         case Failure.MALFORMED if job.malformed >= _MALFORMED_IN_ROW:
             return Stop(f"{job.malformed} replies in a row were no chat completions: {outcome.message}")
-        case Failure.LOST | Failure.CONFLICT if hold:
+        case _ if doubt and job.failures >= _DOUBTS_IN_ROW:
+            # one pack after the other would be parked for a gateway that answers nobody
+            return Stop(f"{job.failures} requests in a row failed, the last one: {outcome.message}", doubt=True)
+        case _ if doubt:
             return GiveUp(f"in doubt: {outcome.message}", doubt=True)
         case Failure.OVERLOADED | Failure.NOT_SENT | Failure.LOST | Failure.CONFLICT | Failure.CUT | Failure.MALFORMED:
             free = outcome.failure in {Failure.NOT_SENT, Failure.OVERLOADED}
@@ -245,6 +265,11 @@ class Booking(StrEnum):
     RELEASE = "release"  # not billed: the request never left, or was refused before any work
     DOUBT = "doubt"  # it may have been billed: the reserve stays
     RESERVE = "reserve"  # it was answered: the worst case is booked as spent
+
+
+def is_doubtful(outcome: Outcome) -> bool:
+    """Whether nobody knows if the request was billed."""
+    return isinstance(outcome, Failed) and not outcome.charged and book(outcome) is Booking.DOUBT
 
 
 def book(outcome: Outcome) -> Booking:

@@ -26,6 +26,7 @@ from packer.events import (
     JobStopped,
     LimitChanged,
     PackSizeChanged,
+    Paused,
     SettingRefused,
     Statistics,
 )
@@ -46,12 +47,13 @@ from packer.task import Task
 from packer.tokens import bound_tokens, count_tokens
 from packer.transport import Transport
 from packer.usage import FREE, Price
-from packer.verdicts import Request, judge
+from packer.verdicts import Request
 
 DEFAULT_LEDGER = "prompt-packer.db"
 # Part of every key: all that is sent besides the prompt and can change an answer
 _PARAMETERS: Mapping[str, Any] = {"temperature": 0}
 _DEADLINE = 120.0  # seconds for one request, whatever happens on its way
+_LONG_PAUSE = 10.0  # seconds: shorter ones are nobody's news
 _SLICE = 500  # items looked up, shuffled and packed together
 MOST_IN_FLIGHT = 256
 _LOCAL_IN_FLIGHT = 2  # one runs, one waits: the CPU is the limit
@@ -146,6 +148,7 @@ class Runner:
         self._broken: BaseException | None = None
         self._last_error: Exception | None = None  # raised once all that is in flight has ended
         self._told: dict[Any, Event] = {}
+        self._told_pause = 0.0
         self._ended_after: float | None = None
         self._dispatcher = asyncio.create_task(self._dispatch())
         self._dispatcher.add_done_callback(self._finished)
@@ -225,10 +228,10 @@ class Runner:
         if self._price is None and (self._cap is not None or self._limits.max_request_usd is not None):
             raise PriceError(f"no price is known for {self.model}, and a money cap needs one: give its price")
         await self._journal.open()
+        self._job = await self._journal.ask(self._make_job)
         failpoints.reach("job: about to be noted in the ledger")
         self._number = await self._journal.ask(self._start_job)
         failpoints.reach("job: noted")
-        self._job = await self._journal.ask(self._make_job)
 
     def _start_job(self, ledger: Ledger) -> int:
         about = {"task": self.task.fingerprint, "model": self.model, "parameters": dict(_PARAMETERS)}
@@ -356,7 +359,7 @@ class Runner:
             ended = error
         failpoints.reach("reply: here, nothing booked")
         seconds = self._loop.time() - began
-        verdict = judge(request, ended, seconds, requests=self._job.requests, free=self._transport.is_free())
+        verdict = self._job.judge(request, ended, seconds, free=self._transport.is_free())
         await self._journal.commit(verdict.closed())
         failpoints.reach("verdict: durable, nothing shown")
         self._emit(self._job.apply(verdict, self._loop.time()))
@@ -396,6 +399,10 @@ class Runner:
             self._wake.set()
 
     def _tell_changes(self) -> None:
+        pause, until = self._job.limiter.frozen_for(self._loop.time()), self._job.limiter.frozen_until
+        if pause > _LONG_PAUSE and until > self._told_pause + _LONG_PAUSE:
+            self._told_pause = until
+            self._emit(Paused(pause))
         standing: dict[Any, Event] = {
             LimitChanged: LimitChanged(self._job.limiter.limit),
             PackSizeChanged: PackSizeChanged(self._job.sizer.size),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from packer.dialects import Dialect, Dialects, Form, without_patterns
 from packer.errors import Failure, TransportError
 from packer.exchange import Charge, ChargeSource, Prompt, Reply
-from packer.headers import CHARGE_HEADER, read_balance, read_charge, read_retry_after, read_usd
+from packer.headers import CHARGE_HEADER, is_charge_garbled, read_balance, read_charge, read_retry_after, read_usd
 from packer.refusals import Refusal, classify, clean_message, is_inside_schema, read_refusal, refused_setting
 from packer.replies import Reading, read_completion, read_error
 
@@ -141,8 +141,9 @@ class HttpTransport(ABC):
         charge = self._charge(call)
         if charge is None and (usd := read_usd(reading.cost)) is not None:
             charge = Charge(usd, ChargeSource.BODY)
+        garbled = charge is None and is_charge_garbled(call.headers, self._charge_header)
         balance = read_balance(call.headers)
-        return Reply(reading.text, reading.stop_reason, seconds, reading.usage, charge, balance)
+        return Reply(reading.text, reading.stop_reason, seconds, reading.usage, charge, balance, garbled)
 
     def _refused(self, call: Call, prompt: Prompt, dialect: Dialect, refusal: Refusal) -> TransportError:
         wait = read_retry_after({**refusal.hints, **call.headers}, now=time.time())

@@ -10,6 +10,8 @@ from decimal import ROUND_CEILING, Decimal
 
 NANO = Decimal(1_000_000_000)
 _MILLION = Decimal(1_000_000)
+# No single request costs a million dollars: a larger amount is an error or an attack on the books, and is not known
+MOST_USD = Decimal(1_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,11 @@ def cost(usage: Usage, price: Price) -> Decimal:
     return (
         (usage.input_tokens - cached) * price.input + cached * cached_price + usage.output_tokens * price.output
     ) / _MILLION
+
+
+def is_amount(usd: Decimal) -> bool:
+    """Whether `usd` can be what one request costs: finite, from 0 to a million."""
+    return usd.is_finite() and 0 <= usd <= MOST_USD
 
 
 def to_nano(usd: Decimal) -> int:

@@ -1,6 +1,8 @@
 """A request's end is judged before anything changes: the verdict is committed, then applied.
 
-What is booked is the gateway's word, else usage x price, else the reserve; what nobody knows is None.
+What is booked is the gateway's word, else usage x price, else the reserve; what nobody knows is None. Usage is only
+information: where a charge was told and made no sense, or where this gateway tells charges and this once did not, the
+reserve is booked instead of it.
 """
 
 from __future__ import annotations
@@ -19,12 +21,15 @@ from packer.ledger import AttemptState, Closed, Opened
 from packer.packs import Pack
 from packer.recovery import Answered, Booking, Failed, Outcome, PackRecord
 from packer.requests import Requests
-from packer.usage import Price, Usage, cost
+from packer.usage import Price, Usage, cost, is_amount
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt that is about to be sent for `pack`, and what is reserved for it (None: the price is unknown)."""
+    """A prompt that is about to be sent for `pack`, and what is reserved for it (None: the price is unknown).
+
+    `in_flight` requests are under way with it, itself included.
+    """
 
     attempt: int
     pack: Pack
@@ -32,6 +37,7 @@ class Request:
     prompt: Prompt
     nonce: str
     reserve: Decimal | None
+    in_flight: int
 
     def unsent(self) -> Closed:
         """The end of an attempt that never left."""
@@ -65,12 +71,22 @@ class Verdict:
 
 
 def judge(
-    request: Request, ended: Reply | TransportError, seconds: float, *, requests: Requests, free: bool
+    request: Request,
+    ended: Reply | TransportError,
+    seconds: float,
+    *,
+    requests: Requests,
+    free: bool,
+    tells_charges: bool,
 ) -> Verdict:
-    """What a request came to after `seconds`; `free` where the model takes no money."""
-    booked = partial(_book, request, ended.charge, price=requests.price, free=free)
+    """What a request came to after `seconds`.
+
+    `free` where the model takes no money; `tells_charges` where the gateway has told what another request took.
+    """
+    told = ended.charge if ended.charge is not None and is_amount(ended.charge.usd) else None
+    booked = partial(_book, request, told, price=requests.price, free=free)
     if isinstance(ended, TransportError):
-        failed = Failed(ended.failure, str(ended), ended.retry_after)
+        failed = Failed(ended.failure, str(ended), ended.retry_after, charged=told is not None)
         state, charge = booked(failed, None)
         words = f"{ended.failure}: {ended}"
         return Verdict(request, failed, {}, state, charge, None, ended.balance, seconds, words)
@@ -84,7 +100,8 @@ def judge(
         filtered=ended.stop_reason is StopReason.CONTENT_FILTER,
         defect=defect,
     )
-    state, charge = booked(outcome, ended.usage)
+    trusted = not tells_charges and not ended.garbled_charge and (ended.charge is None or told is not None)
+    state, charge = booked(outcome, ended.usage if trusted else None)
     words = f"{outcome.sound} of {size} answers"
     if outcome.truncated:
         words += ", cut at max_tokens"
@@ -100,7 +117,7 @@ def _book(
     """The attempt's state, and the charge: the gateway's word, else usage x price, else the reserve."""
     if free:
         return AttemptState.SETTLED, Charge(Decimal(0), ChargeSource.FREE)
-    if told is not None and told.usd.is_finite() and told.usd >= 0:
+    if told is not None:
         return AttemptState.SETTLED, told
     booking = recovery.book(outcome)
     if booking is Booking.RELEASE:

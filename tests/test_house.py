@@ -13,9 +13,20 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
     {"errors", "failpoints", "items", "usage"},
     {"exchange", "task"},
-    {"answers", "budget", "estimates", "events", "headers", "json_scan", "limiter", "packs", "prompts", "recovery"}
+    {
+        "answers",
+        "budget",
+        "estimates",
+        "events",
+        "headers",
+        "json_scan",
+        "limiter",
+        "packs",
+        "prompts",
+        "recovery",
+    }
     | {"refusals", "replies", "sizing"},
-    {"dialects", "requests"},
+    {"books", "dialects", "requests"},
     {"connections", "ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows", "local", "pricing"}
     | {"providers", "tokens", "transport", "wire"},
     {"journal", "slots", "sources", "verdicts"},

@@ -99,7 +99,7 @@ def test_a_fixed_limit_stays_and_still_freezes() -> None:
     limiter = Limiter(fixed=20)
     succeed(limiter, 5)
     for _ in range(10):
-        limiter.failed(50.0, jitter=0.5)
+        limiter.refused(50.0, in_flight=19, retry_after=None, jitter=0.5)
     assert limiter.limit == 20
     limiter.refused(100.0, in_flight=5, retry_after=2.0, jitter=0.0)
     assert not limiter.may_send(101.0, 0)
@@ -168,3 +168,18 @@ def test_whatever_happens_the_limit_stays_between_one_and_the_cap(
         event(limiter, float(now))
         assert 1 <= limiter.limit <= cap
         assert not limiter.may_send(float(now), limiter.limit)
+
+
+@pytest.mark.parametrize("fixed", [None, 20])
+def test_failures_take_from_a_quota_that_answers_fill(fixed: int | None) -> None:
+    limiter = Limiter(cap=20, fixed=fixed)
+    before = limiter.limit
+    for _ in range(25):
+        limiter.failed(1.0, jitter=0.5)
+    assert limiter.limit <= before // 2
+    for _ in range(100):
+        limiter.failed(1.0, jitter=0.5)
+    assert limiter.limit == 1, "one may always try"
+    for number in range(50):
+        limiter.succeeded(100.0 + number, seconds=1.0, output_tokens=10)
+    assert limiter.limit == (fixed or 6), "the quota is full again; a limit that is searched for was cut as well"

@@ -27,6 +27,7 @@ from packer.recovery import (
     Step,
     Stop,
     book,
+    is_doubtful,
     next_step,
 )
 
@@ -38,7 +39,9 @@ def step_after(outcome: Outcome, *, rest: int = 1, hold: bool = False, jitter: f
     job = records.get("job", JobRecord())
     assert isinstance(pack, PackRecord)
     assert isinstance(job, JobRecord)
-    return next_step(outcome, rest=rest, pack=pack.after(outcome), job=job.after(outcome), jitter=jitter, hold=hold)
+    silence = float(str(records.get("silence", 0.0)))
+    pack, job = pack.after(outcome), job.after(outcome)
+    return next_step(outcome, rest=rest, pack=pack, job=job, jitter=jitter, hold=hold, silence=silence)
 
 
 class Adversary:
@@ -60,7 +63,7 @@ class Adversary:
             self.ended += sound
             rest = size - sound
             record, self.job = record.after(outcome), self.job.after(outcome)
-            step = next_step(outcome, rest=rest, pack=record, job=self.job, jitter=0.5, hold=False)
+            step = next_step(outcome, rest=rest, pack=record, job=self.job, jitter=0.5, hold=False, silence=0.0)
             match step:
                 case Accept():
                     assert rest == 0
@@ -109,7 +112,7 @@ def test_one_failure_for_ever_costs_few_requests_a_pack(failure: Failure, items:
         requests += 1
         outcome = Failed(failure, f"words {requests}")
         record, job = record.after(outcome), job.after(outcome)
-        step = next_step(outcome, rest=size, pack=record, job=job, jitter=0.0, hold=False)
+        step = next_step(outcome, rest=size, pack=record, job=job, jitter=0.0, hold=False, silence=0.0)
         if isinstance(step, Resend):
             queue.append((size, record))
         elif isinstance(step, Split):
@@ -209,7 +212,31 @@ def test_backoff_is_exponential_with_full_jitter_and_capped(failures: int) -> No
     longest = step_after(lost, jitter=0.999, pack=pack)
     assert isinstance(longest, Resend)
     assert longest.after == pytest.approx(0.999 * min(60, 0.5 * 2 ** (failures + 1)))
-    assert step_after(lost, jitter=0.0, pack=pack) == Resend(0.0)
+    shortest = step_after(lost, jitter=0.0, pack=pack)
+    assert isinstance(shortest, Resend)
+    assert 0 < shortest.after < 0.1
+
+
+@pytest.mark.parametrize("failure", [Failure.RATE_LIMITED, Failure.OVERLOADED, Failure.LOST, Failure.NOT_SENT])
+def test_after_two_hours_without_an_answer_a_failure_stops_the_job(failure: Failure) -> None:
+    failed = Failed(failure, "no")
+    assert isinstance(step_after(failed, silence=7_200.0), Resend)
+    assert step_after(failed, silence=7_201.0) == Stop("nothing was answered for 120 minutes, the last failure: no")
+
+
+def test_under_hold_a_gateway_that_answers_nobody_stops_the_job() -> None:
+    lost = Failed(Failure.LOST, "reset")
+    assert step_after(lost, hold=True, job=JobRecord(failures=8)) == GiveUp("in doubt: reset", doubt=True)
+    stopped = step_after(lost, hold=True, job=JobRecord(failures=9))
+    assert stopped == Stop("10 requests in a row failed, the last one: reset", doubt=True)
+
+
+@pytest.mark.parametrize("failure", [Failure.LOST, Failure.CUT, Failure.OVERLOADED, Failure.CONFLICT])
+def test_what_the_gateway_told_the_charge_of_is_not_in_doubt(failure: Failure) -> None:
+    assert is_doubtful(Failed(failure, "cut"))
+    assert not is_doubtful(Failed(failure, "cut", charged=True))
+    assert not is_doubtful(Answered(asked=1, sound=0))
+    assert isinstance(step_after(Failed(failure, "cut", charged=True), hold=True), Resend)
 
 
 def test_retry_after_is_kept_and_never_shortened() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import signal
 import threading
 import time
@@ -24,7 +25,7 @@ from packer.errors import (
     StoppedError,
     TransportError,
 )
-from packer.events import AttemptEnded, Event, JobStopped, PackSizeChanged
+from packer.events import AttemptEnded, Event, JobStopped, PackSizeChanged, Paused, Statistics
 from packer.exchange import Charge, ChargeSource, Prompt, Reply, StopReason
 from packer.items import Item, Result, Status
 from packer.ledger import Closed, Ledger, Opened
@@ -516,11 +517,155 @@ def test_a_budget_refuses_to_start_where_earlier_costs_are_unknown(tmp_path: Pat
 
 
 @pytest.mark.parametrize("usd", ["-1", "NaN", "Infinity"])
-def test_a_charge_that_is_no_amount_books_what_is_known_instead(usd: str) -> None:
+def test_a_charge_that_is_no_amount_books_the_reserve(usd: str) -> None:
     charge = Charge(Decimal(usd), ChargeSource.HEADER)
     _, runner = run(texts(20), FakeTransport(TASK, parity, charge=charge), price=PRICE)
-    assert runner.statistics().charge_sources == {ChargeSource.PRICE: 1}
+    assert runner.statistics().charge_sources == {ChargeSource.RESERVE: 1}
     assert runner.statistics().settled > 0
+
+
+def test_where_charges_are_told_one_that_is_missing_is_taken_for_the_reserve_and_not_for_the_usage() -> None:
+    def fault(prompt: Prompt, number: int) -> Reply | None:
+        return replace(transport.right_reply(prompt), charge=None) if number == 2 else None
+
+    charge = Charge(Decimal("0.00001"), ChargeSource.HEADER)
+    transport = FakeTransport(TASK, parity, fault=fault, charge=charge)
+    _, runner = run(texts(60), transport, price=PRICE)
+    assert runner.statistics().charge_sources == {ChargeSource.HEADER: 2, ChargeSource.RESERVE: 1}
+
+
+def test_a_low_balance_stops_the_job_before_the_gateway_does() -> None:
+    left = [Decimal("0.002")]
+
+    def fault(prompt: Prompt, number: int) -> Reply | TransportError:
+        left[0] -= Decimal("0.0001")
+        if left[0] < 0:
+            return TransportError(Failure.QUOTA, "no credit", status=402)
+        return replace(transport.right_reply(prompt), balance=left[0])
+
+    transport = FakeTransport(TASK, parity, fault=fault, charge=Charge(Decimal("0.0001"), ChargeSource.HEADER))
+    results, runner = run(texts(1000), transport, price=PRICE)
+    assert (runner.statistics().stopped or "").startswith("balance: 0.000")
+    assert 200 < sum(result.status is Status.LABELLED for result in results) < 400
+    assert left[0] >= 0, "nothing was refused"
+
+
+def test_one_odd_balance_is_information_only() -> None:
+    def fault(prompt: Prompt, number: int) -> Reply:
+        return replace(transport.right_reply(prompt), balance=Decimal(0) if number % 3 == 0 else Decimal(5))
+
+    transport = FakeTransport(TASK, parity, fault=fault)
+    results, runner = run(texts(400), transport, price=PRICE)
+    assert {result.status for result in results} == {Status.LABELLED}
+    assert runner.statistics().stopped is None
+
+
+def test_cost_and_pace_are_told_by_how_much_was_in_flight() -> None:
+    transport = FakeTransport(TASK, parity, seconds=2.0, charge=Charge(Decimal("0.0002"), ChargeSource.HEADER))
+    _, runner = run(texts(2000), transport)
+    levels = runner.statistics().levels
+    assert [(level.least, level.most) for level in levels][:4] == [(1, 1), (2, 3), (4, 7), (8, 15)]
+    assert sum(level.requests for level in levels) == 100
+    assert {level.usd_an_item for level in levels} == {Decimal("0.00001")}
+    assert [level.items_a_second for level in levels][:1] == [10.0]
+    paces = [level.items_a_second or 0 for level in levels]
+    assert paces == sorted(paces)
+    assert paces[-1] > 50
+
+
+@pytest.mark.parametrize(("share", "load"), [(0.5, 1.3), (0.8, 0.2), (0.95, 0.1)])
+def test_a_brownout_is_met_with_no_more_load_than_before_and_with_less_the_less_it_answers(
+    share: float, load: float
+) -> None:
+    clock, rng = FakeClock(), random.Random(1)
+    sent: list[float] = []
+    fails: dict[int, bool] = {}
+
+    def seconds(number: int) -> float:
+        # what fails, fails fast: the slots come free ten times as often
+        fails[number] = 20 <= clock.now < 200 and rng.random() < share
+        sent.append(clock.now)
+        return 0.1 if fails[number] else 1.0
+
+    def fault(prompt: Prompt, number: int) -> TransportError | None:
+        return TransportError(Failure.OVERLOADED, "busy", status=503) if fails[number] else None
+
+    async def work() -> Statistics:
+        transport = FakeTransport(TASK, parity, seconds=seconds, fault=fault)
+        options: Any = {"ledger": None, "limits": PackLimits(max_items=2), "concurrency": 20}
+        async with Runner(TASK, model="m", transport=transport, **options) as runner:
+            assert len([result async for result in runner.stream(texts(9000))]) == 9000
+            return runner.statistics()
+
+    statistics = clock.run(work())
+    before = sum(10 <= moment < 20 for moment in sent) / 10
+    during = sum(20 <= moment < 200 for moment in sent) / 180
+    after = sum(moment >= 230 for moment in sent) / (clock.now - 230)
+    assert during < load * before
+    assert after > 0.7 * before
+    assert statistics.labelled + statistics.failed == 9000, "the job outlives it"
+    assert statistics.failed < 20
+
+
+def test_after_two_hours_of_silence_the_job_stops() -> None:
+    refused = TransportError(Failure.RATE_LIMITED, "later", status=429, retry_after=1000.0)
+    transport = FakeTransport(TASK, parity, fault=lambda prompt, number: refused if number > 1 else None)
+    results, runner = run(texts(100), transport)
+    assert (runner.statistics().stopped or "").startswith("nothing was answered for 1")
+    assert sum(result.status is Status.PENDING for result in results) == 80
+    assert runner.statistics().seconds < 3 * 3600
+
+
+def test_a_runner_that_nobody_asked_anything_was_not_silent() -> None:
+    flaky = TransportError(Failure.OVERLOADED, "busy", status=503)
+    transport = FakeTransport(TASK, parity, fault=lambda prompt, number: flaky if number == 2 else None)
+
+    async def work() -> Result:
+        async with Runner(TASK, model="m", transport=transport, ledger=None) as runner:
+            await runner.submit("one")
+            await asyncio.sleep(9_000)
+            return await runner.submit("two")
+
+    assert FakeClock().run(work()).status is Status.LABELLED
+
+
+def test_a_long_pause_is_told_once() -> None:
+    refused = TransportError(Failure.RATE_LIMITED, "later", status=429, retry_after=200.0)
+    events: list[Event] = []
+    transport = FakeTransport(TASK, parity, fault=lambda prompt, number: refused if number in {3, 4} else None)
+    run(texts(200), transport, on_event=events.append)
+    pauses = [event.seconds for event in events if isinstance(event, Paused)]
+    assert len(pauses) == 1
+    assert 200 <= pauses[0] <= 250
+
+
+@pytest.mark.parametrize("failure", [Failure.LOST, Failure.CONFLICT, Failure.OVERLOADED, Failure.CUT])
+def test_under_hold_nothing_that_may_have_been_billed_is_asked_again(failure: Failure) -> None:
+    sick = TransportError(failure, "gone")
+    transport = FakeTransport(TASK, parity, fault=lambda prompt, number: sick if number == 2 else None)
+    results, runner = run(texts(100), transport, on_doubt="hold", price=PRICE)
+    assert set(asked(transport).values()) == {1}
+    assert Counter(result.status for result in results) == {Status.LABELLED: 80, Status.DOUBT: 20}
+    assert runner.statistics().in_doubt > 0
+
+
+def test_under_hold_a_cut_reply_whose_charge_is_known_is_not_in_doubt() -> None:
+    charge = Charge(Decimal("0.0001"), ChargeSource.HEADER)
+    cut_off = TransportError(Failure.CUT, "cut off", charge=charge)
+    transport = FakeTransport(TASK, parity, fault=lambda prompt, number: cut_off if number == 2 else None)
+    results, runner = run(texts(100), transport, on_doubt="hold", price=PRICE)
+    assert {result.status for result in results} == {Status.LABELLED}
+    assert runner.statistics().in_doubt == 0
+
+
+def test_under_hold_a_gateway_that_answers_nobody_stops_the_job_and_parks_only_what_was_sent() -> None:
+    lost = TransportError(Failure.LOST, "reset")
+    transport = FakeTransport(TASK, parity, fault=lambda prompt, number: lost if number > 5 else None)
+    results, runner = run(texts(2000), transport, on_doubt="hold", price=PRICE)
+    counts = Counter(result.status for result in results)
+    assert "in a row failed" in (runner.statistics().stopped or "")
+    assert counts[Status.DOUBT] == 20 * (len(transport.prompts) - 5) <= 600
+    assert counts[Status.PENDING] == 2000 - 100 - counts[Status.DOUBT]
 
 
 def test_an_answer_is_committed_before_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
