@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import signal
 import stat
 import sys
 from collections import Counter, deque
@@ -19,14 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 from packer.errors import CallError, InputError
 from packer.items import Item, Result, Status
 from packer.outputs import Output, OutputFile, OutputStream, RowWriter, choose_names, encode_line, make_writer
 from packer.packs import PackLimits
 from packer.progress import Display, row_printer
+from packer.signals import Signals
 from packer.summary import Ending, Line, ResultTable, write_summary
 from packer.tables import Checked, Format, Reader, Row, check_table, format_of, is_streamed, refuse_new_keys
 from packer.usage import Price
@@ -85,7 +84,7 @@ class Order:
 def label_table(order: Order) -> int:
     """Label a table; the exit code (0, 3 or 4). Raises `CallError` and `LedgerError`."""
     with contextlib.ExitStack() as undo:
-        signals = undo.enter_context(_Signals())
+        signals = undo.enter_context(Signals())
         reader = _open_input(order)
         undo.callback(reader.close)
         _refuse_overwriting(order)
@@ -333,39 +332,6 @@ class _Job:
             on_screen=self._output is None,
         )
         return write_summary(ending, width=self._width)
-
-
-class _Signals:
-    """SIGINT and SIGTERM: the first one stops the job, the second one the process. A context manager.
-
-    A signal that the process was started to ignore (nohup, a shell's &) stays ignored.
-    """
-
-    def __init__(self) -> None:
-        self.job: _Job | None = None
-        self._count = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  the signature of a handler
-        self._count += 1
-        if self.job is None:
-            raise KeyboardInterrupt
-        if self._count == 1:
-            self.job.interrupt()
-        else:
-            self.job.leave()
 
 
 def _open_input(order: Order) -> Reader:

@@ -352,7 +352,7 @@ def wait_for_requests(log: Path, count: int) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_keeps_what_is_in_flight_writes_every_row_and_a_second_run_goes_on(
     in_folder: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
@@ -401,7 +401,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_the_old_output_stays(in_folder: Path
         assert len(list(ledger.attempts_in_doubt())) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_before_anything_was_sent_is_one_line(in_folder: Path, number: signal.Signals) -> None:
     os.mkfifo("in.csv")
     with running("in.csv", "--output", "out.csv") as process:
