@@ -102,6 +102,7 @@ def _add_label(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="items of a request that was sent and never heard of: ask again, or leave (default: retry)",
     )
     add("--seed", metavar="N", type=_whole(0, 2**63 - 1), default=0, help="of the order inside packs (default: 0)")
+    add("--report", metavar="FILE", help="a .json file: settings, money, pace, failures; readable by you only")
     add("-v", "--verbose", action="store_true", help="one line a request on standard error")
 
 

@@ -19,10 +19,16 @@ _TOLD = {ChargeSource.HEADER, ChargeSource.PROXY, ChargeSource.BODY}
 
 @dataclass(slots=True)
 class Books:
-    """The sums of one job's run. `unpriced` counts requests whose cost nobody knows."""
+    """The sums of one job's run.
 
+    `unpriced` requests cost what nobody knows; `doubt_requests` were sent and never heard of, and asked for
+    `doubt_texts` texts. These three begin with what earlier runs left behind.
+    """
+
+    unpriced: int = 0
+    doubt_requests: int = 0
+    doubt_texts: int = 0
     usage: Usage = field(default=Usage(0, 0), init=False)
-    unpriced: int = field(default=0, init=False)
     sources: dict[ChargeSource, int] = field(default_factory=dict, init=False)
     balance: Decimal | None = field(default=None, init=False)
     _balance_before: Decimal | None = field(default=None, init=False)
@@ -33,6 +39,12 @@ class Books:
         """Book a charge."""
         self.sources[charge.source] = self.sources.get(charge.source, 0) + 1
         self._largest = max(self._largest, charge.usd)
+
+    def doubted(self, *, texts: int, priced: bool) -> None:
+        """Book a request whose fate is unknown; `priced` where its reserve is known."""
+        self.doubt_requests += 1
+        self.doubt_texts += texts
+        self.unpriced += not priced
 
     def told(self, usage: Usage | None, balance: Decimal | None) -> None:
         """Book what a reply, or a refusal, told besides; None where it did not."""

@@ -75,7 +75,8 @@ def _hold_standard_streams() -> None:
 
 
 def _run_label(options: argparse.Namespace) -> int:
-    from packer.labelling import Order, label_table  # noqa: PLC0415  slow
+    from packer.labelling import label_table  # noqa: PLC0415  slow
+    from packer.order import Order  # noqa: PLC0415  as above
     from packer.task import Task, read_task  # noqa: PLC0415  pydantic and jsonschema
 
     if (options.price_input is None) != (options.price_output is None):
@@ -104,6 +105,7 @@ def _run_label(options: argparse.Namespace) -> int:
             concurrency=options.concurrency,
             on_doubt=options.on_doubt,
             seed=options.seed,
+            report=options.report,
         )
     )
 

@@ -110,10 +110,11 @@ class Statistics:
     """How a job stands. Items that have not ended yet are in `items` and in no other count.
 
     `known` items were labelled without a request of their own: from the ledger, or with an identical text. `settled`
-    and `in_doubt` are USD and include earlier runs of the same job, `reserved` is set aside for what is in flight;
-    `unpriced` counts replies whose cost nobody knows. `levels` show cost and pace as more was in flight. `doubtful`
-    requests of this run were sent and never heard of. `balance` is the last one that the gateway told. `stopped` is the
-    reason why nothing more is sent, None while the job runs or when it has finished.
+    and `in_doubt` are USD, `reserved` is set aside for what is in flight. `doubt_requests` were sent and never heard
+    of, and asked for `doubt_texts` texts; `unpriced` counts requests whose cost nobody knows. All of these but
+    `reserved` include earlier runs of the same job. `levels` show cost and pace as more was in flight. `balance` is the
+    last one that the gateway told. `stopped` is the reason why nothing more is sent, None while the job runs or when it
+    has finished.
     """
 
     items: int
@@ -132,7 +133,8 @@ class Statistics:
     in_doubt: Decimal
     reserved: Decimal
     unpriced: int
-    doubtful: int
+    doubt_requests: int
+    doubt_texts: int
     balance: Decimal | None
     charge_sources: Mapping[ChargeSource, int]
     levels: tuple[Level, ...]

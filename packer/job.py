@@ -45,13 +45,13 @@ class Job:
     board: Board
     requests: Requests
     budget: Budget
+    books: Books
     limiter: Limiter
     sizer: PackSizer
     rng: random.Random
     attempt: int
     hold: bool
     doubtful: set[str] = field(default_factory=set)
-    books: Books = field(default_factory=Books, init=False)
     stopped: str | None = field(default=None, init=False)
     in_flight: int = field(default=0, init=False)
     _record: JobRecord = field(default_factory=JobRecord, init=False)
@@ -62,7 +62,6 @@ class Job:
     _later: list[tuple[float, int, Pack, PackRecord]] = field(default_factory=list, init=False)
     _packs: int = field(default=0, init=False)
     _requests: int = field(default=0, init=False)
-    _in_doubt: int = field(default=0, init=False)
 
     # Items in
 
@@ -273,7 +272,8 @@ class Job:
             in_doubt=self.budget.in_doubt,
             reserved=self.budget.reserved,
             unpriced=self.books.unpriced,
-            doubtful=self._in_doubt,
+            doubt_requests=self.books.doubt_requests,
+            doubt_texts=self.books.doubt_texts,
             balance=self.books.balance,
             charge_sources=dict(self.books.sources),
             levels=self.books.levels(),
@@ -286,9 +286,8 @@ class Job:
         reserve = verdict.request.reserve or Decimal(0)
         self.books.told(verdict.usage, verdict.balance)
         if verdict.state is AttemptState.DOUBT:
-            self._in_doubt += 1
             self.budget.hold(reserve)
-            self.books.unpriced += verdict.request.reserve is None
+            self.books.doubted(texts=len(verdict.request.pack), priced=verdict.request.reserve is not None)
         elif verdict.state is AttemptState.FREED:
             self.budget.release(reserve)
         elif verdict.charge is None:

@@ -15,70 +15,27 @@ import stat
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from packer.errors import CallError, InputError
 from packer.items import Item, Result, Status
+from packer.order import Order
 from packer.outputs import Output, OutputFile, OutputStream, RowWriter, choose_names, encode_line, make_writer
-from packer.packs import PackLimits
 from packer.progress import Display, row_printer
+from packer.report import check_report_path, encode_report, make_report
 from packer.signals import Signals
 from packer.summary import Ending, Line, ResultTable, write_summary
 from packer.tables import Checked, Format, Reader, Row, check_table, format_of, is_streamed, refuse_new_keys
-from packer.usage import Price
 
 if TYPE_CHECKING:
     from packer.events import Statistics
     from packer.runner import Runner
-    from packer.task import Task
 
 DONE, FAILED, STOPPED = 0, 3, 4
 _REASONS_KEPT = 1_000  # of failed items; more are counted as one
 _TICK = 0.25  # seconds between two looks at the statistics
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What the command was asked to do; names and None as in `Runner`, `connect` and `Reader`.
-
-    `output` None means standard output: a table for a person where that is a terminal, else data. `table` asks for the
-    table wherever it goes.
-    """
-
-    input: str
-    text: str
-    task: Task
-    model: str
-    id_column: str | None = None
-    encoding: str = "utf-8"
-    output: str | None = None
-    raw: bool = False
-    table: bool = False
-    verbose: bool = False
-    base_url: str | None = None
-    api_key_env: str | None = None
-    api_key_file: str | None = None
-    ledger: str = "prompt-packer.db"
-    limits: PackLimits = PackLimits()  # noqa: RUF009  frozen
-    budget_usd: Decimal | None = None
-    price: Price | None = None
-    concurrency: int | None = None
-    on_doubt: Literal["retry", "hold"] = "retry"
-    seed: int = 0
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """The record's fields; empty for a task with labels."""
-        schema = self.task.record_schema
-        return () if schema is None else tuple(schema["properties"])
-
-    @property
-    def job(self) -> str:
-        """What the budget belongs to: the same column of the same file, run after run."""
-        return f"{self.input if self.input == '-' else os.path.realpath(self.input)}#{self.text}"
 
 
 def label_table(order: Order) -> int:
@@ -94,6 +51,9 @@ def label_table(order: Order) -> int:
         if order.output is not None or not shows_table:
             output, form = _open_output(order.output, reader.format)
             undo.callback(output.abandon)
+        report = None if order.report is None else OutputFile(check_report_path(order.report), private=True)
+        if report is not None:
+            undo.callback(report.abandon)
         checked: Checked | None = None
         if not is_streamed(order.input):
             checked = check_table(reader)
@@ -107,6 +67,7 @@ def label_table(order: Order) -> int:
             reader,
             rows=None if checked is None else checked.rows,
             output=output,
+            report=report,
             writer=make_writer(form, columns=columns, fields=order.fields, names=names, raw=order.raw),
             fixed=form is Format.CSV,
             shows_table=shows_table,
@@ -125,6 +86,7 @@ class _Job:
         *,
         rows: int | None,
         output: Output | None,
+        report: Output | None,
         writer: RowWriter,
         fixed: bool,
         shows_table: bool,
@@ -135,6 +97,7 @@ class _Job:
         self._reader = reader
         self._rows = rows
         self._output = output
+        self._report = report
         self._writer = writer
         self._fixed = fixed
         self._names = names
@@ -163,6 +126,7 @@ class _Job:
         from packer.runner import MOST_IN_FLIGHT, Runner  # noqa: PLC0415  as above
 
         order = self._order
+        began = datetime.now(UTC)
         transport = connections.connect(
             order.model,
             base_url=order.base_url,
@@ -174,7 +138,7 @@ class _Job:
             from packer.local import LOCAL_NOTICE  # noqa: PLC0415  as above
 
             self._notice = LOCAL_NOTICE
-        with Display(self._rows) as display:
+        with Display(self._rows, verbose=order.verbose) as display:
             self._print = None if self._table is None else row_printer(display)
             runner = Runner(
                 order.task,
@@ -188,7 +152,7 @@ class _Job:
                 concurrency=order.concurrency,
                 on_doubt=order.on_doubt,
                 seed=order.seed,
-                on_event=display.event if order.verbose else None,
+                on_event=display.event,
             )
             async with runner:
                 self._display, self._loop, self._runner = display, asyncio.get_running_loop(), runner
@@ -202,16 +166,16 @@ class _Job:
                     ticker.cancel()
                 now = runner.statistics()
                 self._ended = True
-        self._finish_output()
-        if self._nobody_reads:
-            return STOPPED
+        self._finish(self._output)
         was_cut = now.pending or (self._was_interrupted and self._rows is None)
-        stopped = self._broken or (now.stopped or "interrupted" if was_cut else "")
-        for line in self._summary(earlier, now, stopped):
-            display.line(*line)
-        if stopped:
-            return STOPPED
-        return FAILED if now.failed or now.doubt else DONE
+        stopped = self._broken or (now.stopped or "interrupted" if was_cut or self._nobody_reads else "")
+        code = STOPPED if stopped else FAILED if now.failed or now.doubt else DONE
+        if self._report is not None:
+            self._write_report(self._report, began, code, stopped, earlier=earlier, now=now)
+        if not self._nobody_reads:
+            for line in self._summary(earlier, now, stopped):
+                display.line(*line)
+        return code
 
     def interrupt(self) -> None:
         """Stop at the next occasion. Raises `KeyboardInterrupt` where nothing has begun. For a signal handler."""
@@ -299,17 +263,42 @@ class _Job:
         wait = f"waiting for {flying} request{'s' if flying != 1 else ''} in flight" if flying else "writing the output"
         self._display.line(f"stopping: {wait}; press Ctrl-C again to leave at once", "yellow")
 
-    def _finish_output(self) -> None:
-        if self._output is None or self._nobody_reads:
+    def _finish(self, output: Output | None) -> None:
+        if output is None or self._nobody_reads:
             return
         if self._broken.startswith("the output"):
-            self._output.abandon()
+            output.abandon()
             return
         try:
-            self._output.finish()
+            output.finish()
         except OSError as error:
             self._broken = f"the output cannot be written: {error.strerror}"
-            self._output.abandon()
+            output.abandon()
+
+    def _write_report(
+        self, file: Output, began: datetime, code: int, stopped: str, *, earlier: Statistics, now: Statistics
+    ) -> None:
+        assert self._display is not None, "a job that ran had a display"
+        assert self._runner is not None, "and a runner"
+        price = self._runner.price
+        report = make_report(
+            task=self._order.task.fingerprint,
+            began=began,
+            ended=datetime.now(UTC),
+            exit_code=code,
+            stopped=stopped or None,
+            settings=self._order.settings(price),
+            earlier=earlier,
+            now=now,
+            failed=dict(self._reasons),
+        )
+        try:
+            file.write(encode_report(report))
+            file.finish()
+        except OSError as error:
+            file.abandon()
+            message = f"{self._order.report}: the report cannot be written: {error.strerror}"
+            self._display.line(message, "red")
 
     async def _tick(self, display: Display, runner: Runner) -> None:
         while True:
@@ -346,8 +335,13 @@ def _refuse_overwriting(order: Order) -> None:
     given = _identity(order.input, 0)
     if given is not None and given == _identity(order.output or "-", 1):
         raise CallError(f"{order.output or 'standard output'}: the output is the input; expected another file")
-    if order.output not in {None, "-"} and os.path.realpath(str(order.output)) == os.path.realpath(order.ledger):
-        raise CallError(f"{order.output}: the output is the ledger; expected another file")
+    taken = {os.path.realpath(order.ledger): "ledger"}
+    for path, name in ((order.output, "output"), (order.report, "report")):
+        if path is None or path == "-":
+            continue
+        other = taken.setdefault(os.path.realpath(path), name)
+        if other != name:
+            raise CallError(f"{path}: the {name} is the {other}; expected another file")
 
 
 def _identity(path: str, descriptor: int) -> tuple[int, int] | None:

@@ -145,13 +145,15 @@ class Ledger:
         jobs = {row[0] for row in rows if row[1] == wanted}
         sums = {state.value: (0, 0, 0) for state in AttemptState}
         sql = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608  constants
+        doubt_texts = 0
         for row in self._file.pages(sql, FIRST_ID):
             self._sound([row], f"attempt {row[0]}")
             if row[1] in jobs:
                 state, nano = booked(row)
                 attempts, known, total = sums[state]
                 sums[state] = (attempts + 1, known + (nano is not None), total + (nano or 0))
-        return self._spending([(state, *counts) for state, counts in sums.items()])
+                doubt_texts += len(json.loads(row[2])) if state == AttemptState.DOUBT else 0
+        return self._spending([(state, *counts) for state, counts in sums.items()], doubt_texts)
 
     def find(self, keys: Sequence[str]) -> dict[str, Any]:
         """The answers that are known, by their key: a label or a record's fields each."""
@@ -186,7 +188,8 @@ class Ledger:
         """How things stand in the whole ledger."""
         tokens = ", ".join(f"coalesce(sum({part}_tokens), 0)" for part in ("input", "output", "cached_input"))
         rows = self._file.read(f"SELECT {_SUMS}, {tokens} FROM attempts GROUP BY state")  # noqa: S608  constants
-        spending = self._spending([row[:4] for row in rows])
+        doubt_texts = sum(len(attempt.keys) for attempt in self.attempts_in_doubt())
+        spending = self._spending([row[:4] for row in rows], doubt_texts)
         counts = {AttemptState(row[0]): row[1] for row in rows}
         return LedgerStatistics(
             schema_version=SCHEMA_VERSION,
@@ -264,13 +267,15 @@ class Ledger:
             ((*answer, checksum(answer)) for answer in answers),
         )
 
-    def _spending(self, rows: Sequence[Row]) -> Spending:
+    def _spending(self, rows: Sequence[Row], doubt_texts: int) -> Spending:
         sums = dict.fromkeys(AttemptState, 0)
-        unknown = 0
+        unknown = doubt_requests = 0
         for state, attempts, known, nano in rows:
             if state not in sums or not isinstance(nano, int):
                 raise LedgerDamaged(self._file.name, f"damaged: attempts in state {state!r} sum up to {nano!r}")
             sums[state] = nano
+            if state == AttemptState.DOUBT:
+                doubt_requests = attempts
             if state != AttemptState.FREED:
                 unknown += attempts - known
         return Spending(
@@ -278,6 +283,8 @@ class Ledger:
             doubt=to_usd(sums[AttemptState.DOUBT]),
             open=to_usd(sums[AttemptState.OPEN]),
             unknown=unknown,
+            doubt_requests=doubt_requests,
+            doubt_texts=doubt_texts,
         )
 
     def _job(self, job: int) -> Row:

@@ -101,13 +101,15 @@ class Spending:
     """Booked money: charges that are settled, the most that is in doubt, reserves of what is open.
 
     An attempt whose charge is unknown counts with its reserve. `unknown` is the number of attempts that have neither:
-    the sums say nothing about them.
+    the sums say nothing about them. `doubt_requests` are the attempts in doubt, `doubt_texts` the texts they asked for.
     """
 
     settled: Decimal
     doubt: Decimal
     open: Decimal
     unknown: int = 0
+    doubt_requests: int = 0
+    doubt_texts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

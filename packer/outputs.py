@@ -180,10 +180,10 @@ class Output(Protocol):
 class OutputFile:
     """A file that stays the old one until `finish`, and is the new one, whole and on the disk, from then on.
 
-    Raises `CallError` where it cannot be written.
+    `private`: only its owner may read it, whatever it was before. Raises `CallError` where it cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, private: bool = False) -> None:
         self._path = Path(os.path.realpath(path))  # a symbolic link stays one: its target is replaced
         if self._path.is_dir():
             raise CallError(f"{path}: expected a file to write, this is a folder")
@@ -194,8 +194,9 @@ class OutputFile:
         self._part = self._path.with_name(f".{self._path.name[:100]}.{token_hex(4)}.part")
         try:
             # not tempfile: its 0600 is not what the user's umask says an output is
-            descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            if self._path.exists():
+            mode = 0o600 if private else 0o666
+            descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+            if self._path.exists() and not private:
                 os.fchmod(descriptor, stat.S_IMODE(self._path.stat().st_mode))
         except OSError as error:
             self._part.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from packer.events import AttemptEnded, Event, JobStopped, SettingRefused, Statistics
+from packer.events import AttemptEnded, Event, JobStopped, Paused, SettingRefused, Statistics
 from packer.summary import Line, show_text
 from packer.usage import format_usd
 
@@ -30,10 +30,10 @@ _SHOW_CURSOR = b"\x1b[?25h\n"
 class Display:
     """The bar, the log lines of `-v` and the notes, on standard error. A context manager: the bar is gone at its end.
 
-    `rows` is the length of the job, None where it is not known.
+    `rows` is the length of the job, None where it is not known. `verbose` shows a line a request.
     """
 
-    def __init__(self, rows: int | None) -> None:
+    def __init__(self, rows: int | None, *, verbose: bool) -> None:
         from rich.console import Console  # noqa: PLC0415  a bad call does not wait for rich
 
         class Quiet(Console):
@@ -41,6 +41,7 @@ class Display:
                 self.quiet = True
 
         self._rows = rows
+        self._verbose = verbose
         self._console: rich.console.Console = Quiet(stderr=True, highlight=False, markup=False, emoji=False)
         self._bar: rich.progress.Progress | None = None
         self._task: rich.progress.TaskID | None = None
@@ -89,8 +90,8 @@ class Display:
             self._console.print(text, style=style, soft_wrap=True)
 
     def event(self, event: Event) -> None:
-        """The line of `-v` for an event that has one."""
-        text = write_event(event)
+        """The line for an event that has one; without `verbose` only for a long pause, which looks like a fault."""
+        text = write_event(event) if self._verbose or isinstance(event, Paused) else None
         if text is not None:
             self.line(f"{time.strftime('%H:%M:%S')} {show_text(text)}")
 
@@ -149,6 +150,8 @@ def write_event(event: Event) -> str | None:
             return f"{size}, attempt {event.number}: {event.outcome}{tokens}{cost}, {event.seconds:.1f} s{step}"
         case SettingRefused(setting=setting):
             return f"the gateway does not take {setting}; it is left out from now on"
+        case Paused(seconds=seconds):
+            return f"nothing is sent for {seconds:,.0f} s: the gateway asks to wait, or answers nobody"
         case JobStopped(reason=reason):
             return f"stopping: {reason}"
         case _:

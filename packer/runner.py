@@ -16,6 +16,7 @@ from typing import Any, Literal, Self, TypedDict
 import pydantic
 
 from packer import failpoints
+from packer.books import Books
 from packer.budget import Budget
 from packer.connections import connect
 from packer.errors import CallError, LedgerFull, PriceError, TransportError
@@ -218,6 +219,11 @@ class Runner:
         self._job.stop(reason)
         self._wake.set()
 
+    @property
+    def price(self) -> Price | None:
+        """What tokens are reckoned at once the runner is entered; None where it is unknown."""
+        return self._price
+
     def statistics(self) -> Statistics:
         """How the job stands."""
         seconds = self._loop.time() - self._began if self._ended_after is None else self._ended_after
@@ -250,6 +256,7 @@ class Runner:
             board=Board(self.task, make_key),
             requests=Requests(self.task, self._limits, self._price, count_tokens, bound_tokens),
             budget=Budget(self._cap, spending.settled, spending.doubt),
+            books=Books(spending.unknown, spending.doubt_requests, spending.doubt_texts),
             limiter=Limiter(cap=MOST_IN_FLIGHT, fixed=self._concurrency),
             sizer=PackSizer(self._limits.max_items),
             rng=random.Random(self._seed),  # noqa: S311  shuffles and jitter, no secrets

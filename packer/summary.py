@@ -169,6 +169,10 @@ def _facts(ending: Ending) -> Iterator[tuple[str, str, str]]:
             cached = f" ({usage.cached_input_tokens:,} of them cached)" if usage.cached_input_tokens else ""
             yield "tokens", f"{usage.input_tokens:,} in{cached}, {usage.output_tokens:,} out", ""
     yield "cost", _write_cost(ending), ""
+    if now.doubt_requests:
+        yield "in doubt", _write_doubt(now), "yellow"
+    if levels := _write_levels(now):
+        yield "in flight", levels, ""
     rate = f", {now.items / now.seconds:,.1f} items a second" if now.seconds > 0 and now.items else ""
     yield "time", f"{_write_seconds(now.seconds)}{rate}", ""
     if now.refused_settings:
@@ -224,22 +228,42 @@ def _count_items(now: Statistics) -> str:
 def _write_cost(ending: Ending) -> str:
     now, earlier = ending.now, ending.earlier
     settled, doubt = now.settled - earlier.settled, now.in_doubt - earlier.in_doubt
+    unpriced = now.unpriced - earlier.unpriced
     told = [_SOURCES[source] for source in now.charge_sources if source in _SOURCES]
     parts = []
     if not now.requests:
         parts.append("nothing in this run")
     elif told:
         parts.append(f"{format_usd(settled)} ({', '.join(told)})")
-    elif not doubt and not now.unpriced:
+    elif not doubt and not unpriced:
         parts.append("free: it ran on this machine" if ending.notice else "nothing was charged")
-    if doubt:
-        parts.append(f"at most {format_usd(doubt)} for requests whose fate is unknown")
-    if now.unpriced:
-        parts.append(f"unknown for {_count(now.unpriced, 'request')}: no charge was told, and no price is known")
+    if unpriced:
+        parts.append(f"unknown for {_count(unpriced, 'request')}: no charge was told, and no price is known")
     if earlier.settled or earlier.in_doubt:
         parts.append(f"{format_usd(now.settled + now.in_doubt)} with earlier runs")
     if ending.budget is not None:
         parts.append(f"the budget is {format_usd(ending.budget)}")
+    return "; ".join(parts)
+
+
+def _write_doubt(now: Statistics) -> str:
+    lost = f"{_count(now.doubt_requests, 'request')} with {_count(now.doubt_texts, 'text')}"
+    if not now.in_doubt:
+        return f"{lost} were sent and never heard of; what they cost is unknown"
+    most = now.settled + now.in_doubt
+    return (
+        f"{lost}, sent and never heard of: at most {format_usd(now.in_doubt)}, so that the job has cost "
+        f"{format_usd(now.settled)} to {format_usd(most)}"
+    )
+
+
+def _write_levels(now: Statistics) -> str:
+    """Cost and pace with the least and with the most in flight; empty where there is nothing to compare."""
+    known = [level for level in now.levels if level.usd_an_item and level.items_a_second]
+    parts = []
+    for level in (known[0], known[-1]) if len(known) > 1 else ():
+        size = str(level.least) if level.least == level.most else f"{level.least}-{level.most}"
+        parts.append(f"{size}: {format_usd(level.usd_an_item)} an item, {level.items_a_second:,.0f}/s")
     return "; ".join(parts)
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pydantic
 
-from packer.events import Event, Statistics
+from packer.events import Event
+from packer.report import Report
 from packer.task import TaskFile
 
 SCHEMAS = Path(__file__).resolve().parents[1] / "schemas"
@@ -14,7 +15,7 @@ SCHEMAS = Path(__file__).resolve().parents[1] / "schemas"
 
 def drawn() -> dict[str, dict[str, Any]]:
     """File name to document, for every document that has a model."""
-    models: dict[str, Any] = {"task": TaskFile, "event": Event, "report": Statistics}
+    models: dict[str, Any] = {"task": TaskFile, "event": Event, "report": Report}
     return {f"{name}.schema.json": _document(name, model) for name, model in models.items()}
 
 

@@ -655,7 +655,8 @@ NOTHING = Statistics(
     in_doubt=Decimal(0),
     reserved=Decimal(0),
     unpriced=0,
-    doubtful=0,
+    doubt_requests=0,
+    doubt_texts=0,
     balance=None,
     charge_sources={},
     levels=(),
@@ -683,8 +684,11 @@ def test_the_cost_says_where_it_was_read_and_what_is_unknown() -> None:
     assert "unknown for 2 requests: no charge was told" in summary(now=changed(requests=2, unpriced=2))
     free = changed(requests=2, charge_sources={ChargeSource.FREE: 2})
     assert "free: it ran on this machine" in summary(now=free, notice="a small model")
-    doubt = changed(requests=2, in_doubt=Decimal("0.25"))
-    assert "at most $0.25 for requests whose fate is unknown" in summary(now=doubt)
+    doubt = changed(settled=Decimal("0.5"), in_doubt=Decimal("0.25"), doubt_requests=3, doubt_texts=60)
+    assert (
+        "3 requests with 60 texts, sent and never heard of: at most $0.25, so that the job has cost $0.50 to $0.75"
+        in summary(now=doubt)
+    )
     earlier = changed(settled=Decimal(2))
     both = changed(requests=1, settled=Decimal(3), charge_sources={ChargeSource.BODY: 1})
     shown = summary(earlier=earlier, now=both, budget=Decimal(5))

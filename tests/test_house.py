@@ -34,7 +34,19 @@ FLOORS = [
     {"runner", "testing"},
     {"sync"},
     {"__init__"},
-    {"arguments", "cli", "labelling", "ledger_view", "outputs", "progress", "signals", "summary", "tables"},
+    {
+        "arguments",
+        "cli",
+        "labelling",
+        "ledger_view",
+        "order",
+        "outputs",
+        "progress",
+        "report",
+        "signals",
+        "summary",
+        "tables",
+    },
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -45,7 +57,19 @@ ROOMS = [
     {"headers", "refusals", "replies"},
     {"ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows"},
     {"connections", "local", "providers", "tokens", "transport", "wire"},
-    {"arguments", "cli", "labelling", "ledger_view", "outputs", "progress", "signals", "summary", "tables"},
+    {
+        "arguments",
+        "cli",
+        "labelling",
+        "ledger_view",
+        "order",
+        "outputs",
+        "progress",
+        "report",
+        "signals",
+        "summary",
+        "tables",
+    },
 ]
 
 

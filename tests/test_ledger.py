@@ -68,8 +68,11 @@ def closed(
     return Closed(attempt, state, outcome, charge, usage, seconds, answers or {})
 
 
-def spent(settled: str = "0", doubt: str = "0", open_: str = "0", unknown: int = 0) -> Spending:
-    return Spending(Decimal(settled), Decimal(doubt), Decimal(open_), unknown)
+def spent(
+    settled: str = "0", doubt: str = "0", open_: str = "0", *, unknown: int = 0, lost: tuple[int, int] = (0, 0)
+) -> Spending:
+    """`lost`: the requests in doubt, and their texts."""
+    return Spending(Decimal(settled), Decimal(doubt), Decimal(open_), unknown, *lost)
 
 
 def by_hand(path: Path, *statements: str) -> None:
@@ -191,7 +194,7 @@ def test_every_state_counts_with_what_is_booked_for_it(ledger: Ledger) -> None:
             closed(5, state=AttemptState.FREED, usd=None),
         ]
     )
-    assert ledger.spending("mail") == spent("0.011", "0.014", "0.01")
+    assert ledger.spending("mail") == spent("0.011", "0.014", "0.01", lost=(2, 2))
     assert ledger.statistics().spending == ledger.spending("mail")
 
 
@@ -220,7 +223,7 @@ def test_unknown_is_never_zero(ledger: Ledger) -> None:
             closed(4, state=AttemptState.FREED, usd=None),
         ]
     )
-    assert ledger.spending("mail") == spent("0.001", unknown=2)
+    assert ledger.spending("mail") == spent("0.001", unknown=2, lost=(1, 1))
     assert ledger.verify() == []
 
 
@@ -275,7 +278,7 @@ def test_what_was_open_when_the_ledger_is_opened_is_in_doubt(path: Path) -> None
     with Ledger(path, read_only=True) as ledger:
         assert ledger.spending("mail") == spent("0.001", open_="0.01")
     with Ledger(path) as ledger:
-        assert ledger.spending("mail") == spent("0.001", "0.01")
+        assert ledger.spending("mail") == spent("0.001", "0.01", lost=(1, 2))
         assert ledger.doubtful_keys() == {"b2:01", "b2:02"}
         assert ledger.next_attempt() == 3
         with pytest.raises(LedgerError, match="is not open"):

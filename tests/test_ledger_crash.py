@@ -41,8 +41,8 @@ def closed(change: Opened) -> Closed:
     return Closed(change.attempt, AttemptState.SETTLED, "all", charge, Usage(9, 9), 1.0, answers)
 
 
-def spent(settled: str, doubt: str) -> Spending:
-    return Spending(Decimal(settled), Decimal(doubt), Decimal(0))
+def spent(settled: str, doubt: str, *, requests: int = 0) -> Spending:
+    return Spending(Decimal(settled), Decimal(doubt), Decimal(0), doubt_requests=requests, doubt_texts=2 * requests)
 
 
 def child(code: str, *arguments: object) -> "subprocess.Popen[str]":
@@ -131,9 +131,13 @@ def test_whatever_statement_a_job_is_killed_at_what_it_was_told_is_kept_and_noth
             in_doubt = [attempt.id for attempt in ledger.attempts_in_doubt()]
             assert ledger.verify() == [], told
         if settled:
-            assert (found, spending, in_doubt) == ({"b2:10": "spam", "b2:11": "ham"}, spent("0.001", "0.01"), [3]), told
+            assert (found, spending, in_doubt) == (
+                {"b2:10": "spam", "b2:11": "ham"},
+                spent("0.001", "0.01", requests=1),
+                [3],
+            ), told
         elif in_doubt:
-            assert (found, spending, in_doubt) == ({}, spent("0", "0.03"), [1, 2, 3]), told
+            assert (found, spending, in_doubt) == ({}, spent("0", "0.03", requests=3), [1, 2, 3]), told
         else:
             assert (found, spending) == ({}, spent("0", "0")), told
         assert in_doubt or "opened" not in told

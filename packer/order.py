@@ -1,0 +1,63 @@
+"""What the command was asked to do, checked as far as that needs no file, before anything is done."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal
+
+from packer.packs import PackLimits
+from packer.report import Settings
+from packer.usage import Price
+
+if TYPE_CHECKING:
+    from packer.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the command was asked to do; names and None as in `Runner`, `connect` and `Reader`.
+
+    `output` None means standard output: a table for a person where that is a terminal, else data. `table` asks for the
+    table wherever it goes.
+    """
+
+    input: str
+    text: str
+    task: Task
+    model: str
+    id_column: str | None = None
+    encoding: str = "utf-8"
+    output: str | None = None
+    raw: bool = False
+    table: bool = False
+    verbose: bool = False
+    base_url: str | None = None
+    api_key_env: str | None = None
+    api_key_file: str | None = None
+    ledger: str = "prompt-packer.db"
+    limits: PackLimits = PackLimits()  # noqa: RUF009  frozen
+    budget_usd: Decimal | None = None
+    price: Price | None = None
+    concurrency: int | None = None
+    on_doubt: Literal["retry", "hold"] = "retry"
+    seed: int = 0
+    report: str | None = None
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The record's fields; empty for a task with labels."""
+        schema = self.task.record_schema
+        return () if schema is None else tuple(schema["properties"])
+
+    def settings(self, price: Price | None) -> Settings:
+        """What a report says of it; `price` is the one that was reckoned with."""
+        own: dict[str, Any] = {field.name: getattr(self, field.name, None) for field in fields(Settings)}
+        caps = {"max_items": self.limits.max_items, "max_request_usd": self.limits.max_request_usd}
+        return Settings(**(own | caps | {"price": price}))
+
+    @property
+    def job(self) -> str:
+        """What the budget belongs to: the same column of the same file, run after run."""
+        return f"{self.input if self.input == '-' else os.path.realpath(self.input)}#{self.text}"

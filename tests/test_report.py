@@ -1,0 +1,104 @@
+"""`--report`: what the command did in numbers, as its document says, readable by its owner only."""
+
+import json
+import stat
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from fake_command import connect_to, make_transport
+from schema_documents import SCHEMAS
+
+from packer import connections
+from packer.cli import main
+from packer.task import Task
+
+LABEL = ["label", "in.csv", "--text", "text", "--labels", "spam,ham", "--model", "m", "--output", "out.csv"]
+PRICE = ["--price-input", "0.15", "--price-output", "0.6", "--max-items", "2"]
+
+
+@pytest.fixture(autouse=True)
+def messages(in_folder: Path) -> None:
+    Path("in.csv").write_text("text\n" + "".join(f"free {n}\nhello {n}\n" for n in range(4)), encoding="utf-8")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *more: str, **faults: Any) -> tuple[int, dict[str, Any]]:
+    monkeypatch.setattr(connections, "connect", connect_to(make_transport(Task(["spam", "ham"]), **faults)))
+    code = main([*LABEL, *PRICE, "--report", "report.json", *more])
+    report: dict[str, Any] = json.loads(Path("report.json").read_text(encoding="utf-8"))
+    schema = json.loads((SCHEMAS / "report.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(report, schema, format_checker=jsonschema.FormatChecker())
+    return code, report
+
+
+def test_a_report_tells_settings_money_sources_and_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, report = run(monkeypatch, "--budget-usd", "1")
+    assert (code, report["exit_code"], report["stopped"]) == (0, 0, None)
+    assert report["settings"]["budget_usd"] == "1"
+    assert report["settings"]["price"] == {"input": "0.15", "output": "0.6", "cached_input": None}
+    assert report["settings"]["max_items"] == 2
+    assert Decimal(report["run"]["least"]) == Decimal(report["job"]["most"]) == Decimal("0.0004")
+    statistics = report["statistics"]
+    assert statistics["charge_sources"] == {"header": 4}
+    assert statistics["labelled"] == 8
+    assert sum(level["items"] for level in statistics["levels"]) == 8
+    assert {Decimal(level["usd_an_item"]) for level in statistics["levels"]} == {Decimal("0.00005")}
+    assert report["began"] <= report["ended"]
+
+
+def test_a_report_gives_the_interval_of_true_spending(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, report = run(monkeypatch, "--on-doubt", "hold", faults={"2": "lost"})
+    assert code == 3
+    money = report["run"]
+    assert (money["doubt_requests"], money["doubt_texts"]) == (1, 2)
+    assert Decimal(money["least"]) == Decimal("0.0003") < Decimal(money["most"])
+    code, again = run(monkeypatch, "--on-doubt", "retry")
+    assert code == 0
+    assert Decimal(again["run"]["least"]) == Decimal("0.0001")
+    assert again["run"]["doubt_requests"] == 0
+    assert again["job"]["doubt_requests"] == 1
+    assert Decimal(again["job"]["most"]) - Decimal(again["job"]["least"]) == Decimal(money["most"]) - Decimal(
+        money["least"]
+    )
+
+
+def test_a_job_that_stopped_is_reported_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, report = run(monkeypatch, faults={"2": "key refused"})
+    assert (code, report["exit_code"]) == (4, 4)
+    assert report["stopped"] == "key refused: the gateway says: key refused"
+    assert report["statistics"]["pending"] > 0
+
+
+def test_failed_items_are_counted_by_their_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("in.csv").write_text('text\n""\nfree\n" "\n', encoding="utf-8")
+    code, report = run(monkeypatch)
+    assert (code, report["failed"]) == (3, {"the text is empty": 2})
+
+
+def test_a_report_is_its_owners_only_whatever_stood_there_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("report.json").write_text("{}", encoding="utf-8")
+    Path("report.json").chmod(0o644)
+    run(monkeypatch)
+    assert stat.S_IMODE(Path("report.json").stat().st_mode) == 0o600
+    assert sorted(path.name for path in Path().iterdir()) == ["in.csv", "out.csv", "prompt-packer.db", "report.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["--report", "report.csv"], "expected a name that ends in .json"),
+        (["--report", "none/report.json"], "there is no folder"),
+        (["--report", "x.json", "--ledger", "x.json"], "the report is the ledger"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_sent(
+    arguments: list[str], wanted: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transport = make_transport(Task(["spam", "ham"]))
+    monkeypatch.setattr(connections, "connect", connect_to(transport))
+    assert main([*LABEL, *PRICE, *arguments]) == 2
+    assert wanted in capsys.readouterr().err
+    assert transport.prompts == []
+    assert [path.name for path in Path().iterdir()] == ["in.csv"]
