@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -28,7 +28,7 @@ from packer.prompts import write_user
 from packer.recovery import Accept, Answered, Failed, GiveUp, JobRecord, Outcome, PackRecord, Resend, Split, Step
 from packer.requests import Requests
 from packer.sizing import PackSizer
-from packer.slots import Board
+from packer.slots import Board, Slot
 from packer.verdicts import Request, Verdict, judge
 
 _NONCE_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that is mistaken for another
@@ -97,6 +97,23 @@ class Job:
         # files are often sorted by class, and earlier rows pull later ones
         self.rng.shuffle(questions)
         self._pool.extend(questions)
+
+    def leave(self, slots: Iterable[Slot]) -> None:
+        """Take back items whose results nobody wants any more: what was not sent yet is not bought."""
+        left = self.board.leave(slots)
+        if not left:
+            return
+        queued = [q for q in self._pool if q.key in left]
+        self._pool = deque(q for q in self._pool if q.key not in left)
+        for work in self._again:
+            queued += [q for q in work[0].questions if q.key in left]
+        for _, _, pack, _ in self._later:
+            queued += [q for q in pack.questions if q.key in left]
+        self._again = deque((rest, record) for pack, record in self._again if (rest := pack.without(left)))
+        self._later = [(at, n, rest, record) for at, n, pack, record in self._later if (rest := pack.without(left))]
+        heapq.heapify(self._later)
+        for question in queued:
+            self.board.drop(question.key)
 
     # Requests out
 
@@ -200,7 +217,7 @@ class Job:
         keys = request.pack.keys
         for number, value in verdict.rows.items():
             self.board.answer(keys[number - 1], value, known=False)
-        rest = Pack(tuple(q for n, q in enumerate(request.pack.questions, 1) if n not in verdict.rows))
+        rest = request.pack.without({keys[number - 1] for number in verdict.rows})
         outcome = self._learn(request, outcome, verdict, now)
         record = request.record.after(outcome)
         if isinstance(outcome, Answered) and outcome.truncated:

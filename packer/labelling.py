@@ -123,7 +123,8 @@ class _Job:
     async def run(self) -> int:
         """Carry the rows through the runner; the exit code."""
         from packer import connections  # noqa: PLC0415  a bad call does not wait for pydantic and openai
-        from packer.runner import MOST_IN_FLIGHT, Runner  # noqa: PLC0415  as above
+        from packer.options import MOST_IN_FLIGHT  # noqa: PLC0415  as above
+        from packer.runner import Runner  # noqa: PLC0415  as above
 
         order = self._order
         began = datetime.now(UTC)

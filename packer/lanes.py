@@ -39,6 +39,11 @@ class Lane:
         if self._slots:
             self._slots[0].wake = self.news.set
 
+    def take_back(self) -> Iterable[Slot]:
+        """The items that nobody will be handed any more."""
+        slots, self._slots = self._slots, deque()
+        return slots
+
     def is_empty(self) -> bool:
         """Whether every item that was read has been handed out."""
         return not self._slots

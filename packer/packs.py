@@ -5,7 +5,7 @@ A question is a text that is asked once, however many items carry it. Sizes are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -46,6 +46,10 @@ class Pack:
     def keys(self) -> tuple[str, ...]:
         """The ledger keys in the order of the numbers."""
         return tuple(question.key for question in self.questions)
+
+    def without(self, keys: Collection[str]) -> Pack:
+        """The pack without the questions that have one of `keys`; it may be empty."""
+        return Pack(tuple(question for question in self.questions if question.key not in keys))
 
     @property
     def tokens(self) -> int:

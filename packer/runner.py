@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from decimal import Decimal, InvalidOperation
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict
+from typing import Any, Literal, Self
 
 import pydantic
 
@@ -38,6 +38,7 @@ from packer.journal import Journal
 from packer.lanes import Lane
 from packer.ledger import Ledger
 from packer.limiter import Limiter
+from packer.options import MOST_IN_FLIGHT, read_concurrency, read_usd
 from packer.packs import PackLimits
 from packer.pricing import find_price
 from packer.requests import Requests
@@ -56,26 +57,6 @@ _PARAMETERS: Mapping[str, Any] = {"temperature": 0}
 _DEADLINE = 120.0  # seconds for one request, whatever happens on its way
 _LONG_PAUSE = 10.0  # seconds: shorter ones are nobody's news
 _SLICE = 500  # items looked up, shuffled and packed together
-MOST_IN_FLIGHT = 256
-_LOCAL_IN_FLIGHT = 2  # one runs, one waits: the CPU is the limit
-
-
-class RunnerOptions(TypedDict, total=False):
-    """The options of `Runner`, for the functions that pass them on."""
-
-    transport: Transport | None
-    base_url: str | None
-    api_key: str | None
-    ledger: Path | str | None
-    job: str
-    limits: PackLimits
-    budget_usd: Decimal | float | str | None
-    price: Price | None
-    concurrency: int | None
-    on_doubt: Literal["retry", "hold"]
-    seed: int
-    linger: float
-    on_event: Callable[[Event], None] | None
 
 
 class Runner:
@@ -118,9 +99,9 @@ class Runner:
         self._journal = Journal(ledger)
         self._name = canonical_json([task.fingerprint, model, job])
         self._limits = PackLimits() if limits is None else limits
-        self._cap = None if budget_usd is None else _read_usd("budget_usd", budget_usd)
+        self._cap = None if budget_usd is None else read_usd("budget_usd", budget_usd)
         self._price = price
-        self._concurrency = _read_concurrency(concurrency, model)
+        self._concurrency = read_concurrency(concurrency, model)
         self._on_doubt = on_doubt
         self._seed = seed
         self._linger = linger
@@ -168,8 +149,10 @@ class Runner:
         finally:
             await self._close()
 
-    async def stream(self, items: Iterable[Item | str] | AsyncIterable[Item | str]) -> AsyncIterator[Result]:
+    async def stream(self, items: Iterable[Item | str] | AsyncIterable[Item | str]) -> AsyncGenerator[Result, None]:
         """One result an item, in the order of `items`, which are read as far ahead as memory's bound allows.
+
+        A stream that is closed before its end buys nothing more; what is in flight is kept.
 
         An error that `items` raises is raised after the results of what came before it. Raises `LedgerError`, and
         `LedgerFull` after the results, since what is in flight when the disk fills is still kept.
@@ -193,6 +176,8 @@ class Runner:
             self._listeners.discard(lane.news)
             feeder.cancel()
             await asyncio.gather(feeder, return_exceptions=True)
+            # a stream that is left early: what was read ahead and not sent is not bought
+            self._job.leave(lane.take_back())
 
     async def submit(self, item: Item | str) -> Result:
         """The result of one item, which is packed with whatever else is waiting. Raises `LedgerError`."""
@@ -428,21 +413,3 @@ def _as_item(given: Item | str) -> Item:
     if not isinstance(item, Item) or not isinstance(item.text, str):
         raise CallError(f"expected texts or items, got {type(given).__name__}")
     return item
-
-
-def _read_usd(name: str, given: Decimal | float | str) -> Decimal:
-    try:
-        usd = Decimal(str(given))
-    except InvalidOperation:
-        usd = Decimal("NaN")
-    if not usd.is_finite() or usd <= 0:
-        raise CallError(f"{name}: expected US dollars above 0, got {given!r}")
-    return usd
-
-
-def _read_concurrency(given: int | None, model: str) -> int | None:
-    if given is None:
-        return _LOCAL_IN_FLIGHT if model == "local" else None
-    if not 1 <= given <= MOST_IN_FLIGHT:
-        raise CallError(f"concurrency: expected 1 to {MOST_IN_FLIGHT}, or None to search for it, got {given!r}")
-    return given

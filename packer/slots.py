@@ -20,9 +20,13 @@ _FAILED_REMEMBERED = 10_000
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """An item's place in the output. `result` is None until it has ended; `wake` is called when it does."""
+    """An item's place in the output. `result` is None until it has ended; `wake` is called when it does.
+
+    `key` is that of its text, empty until it is registered.
+    """
 
     item: Item
+    key: str = ""
     result: Result | None = None
     wake: Callable[[], None] | None = None
 
@@ -55,7 +59,7 @@ class Board:
             if not text:
                 self._end(slot, Status.FAILED, error="the text is empty")
                 continue
-            key = self.make_key(text)
+            slot.key = key = self.make_key(text)
             if key in self._failed:
                 self._end(slot, Status.FAILED, error=self._failed[key])
             elif key in self._waiting:
@@ -67,7 +71,27 @@ class Board:
 
     def is_empty(self) -> bool:
         """Whether nobody waits."""
-        return not self._waiting
+        return not any(self._waiting.values())
+
+    def leave(self, slots: Iterable[Slot]) -> set[str]:
+        """Take back slots whose results nobody wants any more; the keys for which nobody waits now.
+
+        A key stays on the board as long as its request is in flight, see `drop`.
+        """
+        left = set()
+        for slot in slots:
+            waiting = self._waiting.get(slot.key)
+            if slot.result is None and waiting is not None and slot in waiting:
+                waiting.remove(slot)
+                self.items -= 1
+                if not waiting:
+                    left.add(slot.key)
+        return left
+
+    def drop(self, key: str) -> None:
+        """Forget a key for which nobody waits and nothing is in flight."""
+        assert not self._waiting[key], "somebody waits for it"
+        del self._waiting[key]
 
     def answer(self, key: str, value: Any, *, known: bool) -> None:
         """End all who wait for `key` with its answer; `known` where it cost nothing now."""

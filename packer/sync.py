@@ -10,7 +10,8 @@ from typing import Any, TypeVar, Unpack
 
 from packer.errors import CallError, StoppedError
 from packer.items import Item, Result
-from packer.runner import Runner, RunnerOptions
+from packer.options import RunnerOptions
+from packer.runner import Runner
 from packer.task import Task
 
 _T = TypeVar("_T")

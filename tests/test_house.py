@@ -31,6 +31,7 @@ FLOORS = [
     | {"providers", "tokens", "transport", "wire"},
     {"journal", "slots", "sources", "verdicts"},
     {"job", "lanes"},
+    {"options"},
     {"runner", "testing"},
     {"sync"},
     {"__init__"},

@@ -748,10 +748,45 @@ def test_a_stream_that_is_left_during_its_look_up_leaves_its_texts_askable(monke
         async with Runner(TASK, model="m", transport=transport, ledger=None) as runner:
             stream = runner.stream(texts(3000))
             await anext(stream)
-            await stream.aclose()  # type: ignore[attr-defined]  # an async generator
+            await stream.aclose()
             return await asyncio.wait_for(runner.submit(texts(3000)[700]), 5)
 
     assert asyncio.run(work()).status is Status.LABELLED
+
+
+def test_what_a_stream_that_is_left_has_read_ahead_is_not_bought() -> None:
+    transport = FakeTransport(TASK, parity)
+
+    async def work() -> Result:
+        async with Runner(TASK, model="m", transport=transport, ledger=None, concurrency=4) as runner:
+            stream = runner.stream(texts(2000))
+            assert (await anext(stream)).status is Status.LABELLED
+            await stream.aclose()
+            under_way = runner.statistics().requests
+            await asyncio.sleep(1000)
+            statistics = runner.statistics()
+            assert len(transport.prompts) == statistics.requests == under_way < 40
+            assert statistics.items == statistics.labelled < 800
+            # a text that was in flight when it was left is answered for whoever asks next, and so is one that was not
+            return [await runner.submit(text) for text in texts(2000)[-40:]][-1]
+
+    assert FakeClock().run(work()).status is Status.LABELLED
+    assert set(asked(transport).values()) == {1}
+
+
+def test_a_copy_that_somebody_else_waits_for_is_bought_all_the_same() -> None:
+    transport = FakeTransport(TASK, parity)
+
+    async def work() -> Result:
+        async with Runner(TASK, model="m", transport=transport, ledger=None, concurrency=1) as runner:
+            stream = runner.stream(texts(2000))
+            await anext(stream)
+            other = asyncio.create_task(runner.submit(texts(2000)[-1]))
+            await asyncio.sleep(0.5)
+            await stream.aclose()
+            return await other
+
+    assert FakeClock().run(work()).label == parity(texts(2000)[-1])
 
 
 def test_an_allowance_grows_for_the_pack_that_needs_it_whatever_others_answer() -> None:

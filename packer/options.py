@@ -1,0 +1,55 @@
+"""What a runner may be asked for, and what is made of it: one clear line where it makes no sense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from packer.errors import CallError
+from packer.events import Event
+from packer.packs import PackLimits
+from packer.transport import Transport
+from packer.usage import Price
+
+MOST_IN_FLIGHT = 256
+_LOCAL_IN_FLIGHT = 2  # one runs, one waits: the CPU is the limit
+
+
+class RunnerOptions(TypedDict, total=False):
+    """The options of `Runner`, for the functions that pass them on."""
+
+    transport: Transport | None
+    base_url: str | None
+    api_key: str | None
+    ledger: Path | str | None
+    job: str
+    limits: PackLimits
+    budget_usd: Decimal | float | str | None
+    price: Price | None
+    concurrency: int | None
+    on_doubt: Literal["retry", "hold"]
+    seed: int
+    linger: float
+    on_event: Callable[[Event], None] | None
+
+
+def read_usd(name: str, given: Decimal | float | str) -> Decimal:
+    """`given` as an amount. Raises `CallError`."""
+    try:
+        usd = Decimal(str(given))
+    except InvalidOperation:
+        usd = Decimal("NaN")
+    if not usd.is_finite() or usd <= 0:
+        raise CallError(f"{name}: expected US dollars above 0, got {given!r}")
+    return usd
+
+
+def read_concurrency(given: int | None, model: str) -> int | None:
+    """`given` as a fixed limit, None for one that is searched for. Raises `CallError`."""
+    if given is None:
+        return _LOCAL_IN_FLIGHT if model == "local" else None
+    if not 1 <= given <= MOST_IN_FLIGHT:
+        raise CallError(f"concurrency: expected 1 to {MOST_IN_FLIGHT}, or None to search for it, got {given!r}")
+    return given
