@@ -6,6 +6,7 @@ An intent is committed before its request leaves, a verdict before it is shown. 
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from decimal import Decimal
@@ -129,6 +130,7 @@ class Runner:
         self._lingering: list[Slot] = []
         self._broken: BaseException | None = None
         self._last_error: Exception | None = None  # raised once all that is in flight has ended
+        self._untold: BaseException | None = None  # whichever of the two nobody has been told yet
         self._told: dict[Any, Event] = {}
         self._told_pause = 0.0
         self._ended_after: float | None = None
@@ -148,6 +150,9 @@ class Runner:
                 await asyncio.wait(self._tasks)
         finally:
             await self._close()
+        if kind is None and self._untold is not None:
+            # a caller who left the stream, or awaited single texts, has not met it
+            raise self._untold
 
     async def stream(self, items: Iterable[Item | str] | AsyncIterable[Item | str]) -> AsyncGenerator[Result, None]:
         """One result an item, in the order of `items`, which are read as far ahead as memory's bound allows.
@@ -169,6 +174,7 @@ class Runner:
                 if lane.is_empty() and feeder.done():
                     feeder.result()
                     if self._last_error is not None:
+                        self._untold = None
                         raise self._last_error
                     return
                 await lane.news.wait()
@@ -262,7 +268,7 @@ class Runner:
             self._tell_changes()
             self._ended_after = self._loop.time() - self._began
             if self._broken is None:
-                standing = pydantic.TypeAdapter(Statistics).dump_python(self.statistics(), mode="json")
+                standing = _standing_adapter().dump_python(self.statistics(), mode="json")
                 outcome = self._job.stopped or "finished"
                 failpoints.reach("job: about to be ended in the ledger")
                 await self._journal.ask(lambda ledger: ledger.end_job(self._number, outcome, standing))
@@ -332,7 +338,7 @@ class Runner:
             await self._journal.commit(opened)
         except LedgerFull as error:
             # nothing more may leave; what is in flight still has its room in the ledger, and is waited for
-            self._last_error = self._last_error or error
+            self._keep_error(error)
             self._job.withdraw(request, str(error))
             self._wake.set()
             return
@@ -369,13 +375,19 @@ class Runner:
         if task.cancelled() or (error := task.exception()) is None:
             return
         # The ledger is gone, or there is a bug: nothing can go on, and everybody who waits is told
-        self._broken = self._broken or error
+        if self._broken is None:
+            self._broken = self._untold = error
         for listener in self._listeners:
             listener.set()
 
     def _check(self) -> None:
         if self._broken is not None:
+            self._untold = None
             raise self._broken
+
+    def _keep_error(self, error: Exception) -> None:
+        if self._last_error is None:
+            self._last_error = self._untold = error
 
     # What can be observed
 
@@ -386,7 +398,7 @@ class Runner:
             self._on_event(event)
         except Exception as error:  # noqa: BLE001  the listener's bug costs no paid answer: it is raised at the end
             self._on_event = None
-            self._last_error = self._last_error or error
+            self._keep_error(error)
             self._job.stop(f"on_event raised {type(error).__name__}")
             self._wake.set()
 
@@ -406,6 +418,11 @@ class Runner:
             if self._told.get(name) != event:
                 self._emit(event)
         self._told = standing
+
+
+@functools.cache
+def _standing_adapter() -> pydantic.TypeAdapter[Statistics]:
+    return pydantic.TypeAdapter(Statistics)
 
 
 def _as_item(given: Item | str) -> Item:

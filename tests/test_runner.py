@@ -789,6 +789,29 @@ def test_a_copy_that_somebody_else_waits_for_is_bought_all_the_same() -> None:
     assert FakeClock().run(work()).label == parity(texts(2000)[-1])
 
 
+@pytest.mark.parametrize("how", ["left", "awaited"])
+def test_a_ledger_that_fails_after_the_caller_has_left_is_told_at_the_end(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Ledger, changes: Any) -> None:
+        raise LedgerFull("l.db", "no room")
+
+    async def work() -> None:
+        transport = FakeTransport(TASK, parity)
+        async with Runner(TASK, model="m", transport=transport, ledger=tmp_path / "l.db", concurrency=2) as runner:
+            if how == "left":
+                stream = runner.stream(texts(1000))
+                await anext(stream)
+                monkeypatch.setattr(Ledger, "commit", fail)
+                await stream.aclose()
+            else:
+                monkeypatch.setattr(Ledger, "commit", fail)
+                assert (await runner.submit("a")).status is Status.PENDING
+
+    with pytest.raises(LedgerFull, match="no room"):
+        FakeClock().run(work())
+
+
 def test_an_allowance_grows_for_the_pack_that_needs_it_whatever_others_answer() -> None:
     def fault(prompt: Prompt, number: int) -> Reply | None:
         whole = transport.right_reply(prompt)
