@@ -1,7 +1,10 @@
 """The network is off but for loopback, no key is in the environment, and CI's examples are the same each time."""
 
 import os
+import shutil
 import socket
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +51,22 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder: a default ledger must not land in the repository."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """A function that mounts; what it mounts goes again."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting takes root and mount(8)")
+    mounted: list[Path] = []
+
+    def mount(*arguments: str, at: Path) -> Path:
+        done = subprocess.run(["mount", *arguments, at], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"mount is not allowed here: {done.stderr.strip()}")
+        mounted.append(at)
+        return at
+
+    yield mount
+    for at in reversed(mounted):
+        subprocess.run(["umount", "--lazy", at], check=True)

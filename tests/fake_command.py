@@ -1,7 +1,7 @@
 """The command with a fake gateway inside, for tests that need a process: `python tests/fake_command.py label ...`.
 
 FAKE_SECONDS is how long a request takes. FAKE_FAULTS is JSON: from a request's number (or "*") to a kind of failure.
-FAKE_LOG is a file that gets a line for each request, with the number of its texts.
+FAKE_LOG is a file that gets a line for each request: its texts as a JSON list.
 """
 
 import json
@@ -40,7 +40,7 @@ class LoggedTransport(FakeTransport):
         """Answer `prompt` after its time."""
         if log := os.environ.get("FAKE_LOG"):
             with Path(log).open("a", encoding="utf-8") as file:  # noqa: ASYNC230  a line
-                file.write(f"{len(read_user(prompt.user)[1])}\n")
+                file.write(f"{json.dumps(read_user(prompt.user)[1])}\n")
         return await super().send(prompt, deadline=deadline)
 
 

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -204,25 +204,6 @@ def test_processes_that_take_turns_never_hold_the_ledger_together(path: Path) ->
 
 
 # A disk without room, a disk that cannot be written, a disk that fails
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """A function that mounts; what it mounts goes again."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("mounting takes root and mount(8)")
-    mounted: list[Path] = []
-
-    def mount(*arguments: str, at: Path) -> Path:
-        done = subprocess.run(["mount", *arguments, at], capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"mount is not allowed here: {done.stderr.strip()}")
-        mounted.append(at)
-        return at
-
-    yield mount
-    for at in reversed(mounted):
-        subprocess.run(["umount", "--lazy", at], check=True)
 
 
 def fill(folder: Path) -> Path:
