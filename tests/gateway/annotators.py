@@ -1,0 +1,114 @@
+"""Who answers: pure functions from a pack's texts and the labels to one label a text, by laws that a test can state."""
+
+import csv
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Annotator: TypeAlias = Callable[[Sequence[str], Mapping[str, str]], list[str]]
+"""Texts in the order of their numbers, and the labels with their descriptions, to a label each."""
+
+STEERING = re.compile(
+    r"label (?:everything|all|the rest|every text)\b[^.]*?\b(?:as|is) \"?(?P<label>[\w -]+)", re.IGNORECASE
+)
+
+
+def chance(*parts: object) -> float:
+    """A number in [0, 1) that hangs on `parts` only."""
+    digest = hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def keyword(texts: Sequence[str], labels: Mapping[str, str]) -> list[str]:
+    """The first label whose name, or a word of its description, stands in the text; else one by the text's digest."""
+    return [_find_label(text, labels) for text in texts]
+
+
+def gold(answers: Mapping[str, str]) -> Annotator:
+    """The right label of every text in `answers`; of another text as `keyword` has it."""
+
+    def annotate(texts: Sequence[str], labels: Mapping[str, str]) -> list[str]:
+        return [answers[text] if answers.get(text) in labels else _find_label(text, labels) for text in texts]
+
+    return annotate
+
+
+def read_gold(path: Path) -> dict[str, str]:
+    """The columns `text` and `label` of a CSV file; texts without the white space round them, as they are asked."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["text"].strip(): row["label"] for row in csv.DictReader(file)}
+
+
+def erring(
+    inner: Annotator, *, base: float = 0.0, an_item: float = 0.0, a_place: float = 0.0, seed: int = 0
+) -> Annotator:
+    """`inner`, wrong with probability `base + an_item * (size - 1) + a_place * (number - 1)`, by text and seed."""
+
+    def annotate(texts: Sequence[str], labels: Mapping[str, str]) -> list[str]:
+        answers = inner(texts, labels)
+        for place, (text, right) in enumerate(zip(texts, answers, strict=True)):
+            if chance(seed, "errs", text) < base + an_item * (len(texts) - 1) + a_place * place:
+                others = [label for label in labels if label != right]
+                answers[place] = others[int(chance(seed, "wrong", text) * len(others))]
+        return answers
+
+    return annotate
+
+
+def gullible(inner: Annotator, *, obeys: float = 1.0, seed: int = 0) -> Annotator:
+    """`inner`, but a text that says "label everything as X" gives each row of its pack X with probability `obeys`."""
+
+    def annotate(texts: Sequence[str], labels: Mapping[str, str]) -> list[str]:
+        answers = inner(texts, labels)
+        for order in texts:
+            found = STEERING.search(order)
+            wanted = found and next(
+                (label for label in labels if label.lower() == found["label"].strip().lower()), None
+            )
+            if wanted:
+                answers = [
+                    wanted if chance(seed, order, text) < obeys else answer
+                    for text, answer in zip(texts, answers, strict=True)
+                ]
+        return answers
+
+    return annotate
+
+
+def fill_record(schema: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """A record that `schema` allows: each field's first choice, or the least of its type."""
+    definitions = schema.get("$defs", {})
+    return {name: _fill(part, text, definitions) for name, part in schema["properties"].items()}
+
+
+def _fill(part: Mapping[str, Any], text: str, definitions: Mapping[str, Any]) -> Any:
+    part = definitions[part["$ref"].rpartition("/")[2]] if "$ref" in part else part
+    if "enum" in part:
+        return part["enum"][int(chance(text) * len(part["enum"]))]
+    if "const" in part:
+        return part["const"]
+    if "anyOf" in part:
+        return _fill(part["anyOf"][0], text, definitions)
+    match part.get("type"):
+        case "string":
+            return text[:20]
+        case "boolean":
+            return len(text) % 2 == 0
+        case "integer" | "number":
+            return part.get("minimum", len(text))
+        case "array":
+            return []
+        case "object":
+            return {name: _fill(inner, text, definitions) for name, inner in part.get("properties", {}).items()}
+        case _:
+            return None
+
+
+def _find_label(text: str, labels: Mapping[str, str]) -> str:
+    words = set(re.findall(r"\w+", text.lower()))
+    for label, description in labels.items():
+        if label.lower() in text.lower() or words & set(re.findall(r"\w{4,}", description.lower())):
+            return label
+    return list(labels)[int(chance(text) * len(labels))]
