@@ -24,7 +24,7 @@ from gateway_server import Answer, Asked, GatewayServer, Said, Script, completio
 from rich.cells import cell_len
 
 import packer
-from packer import cli, connections, runner
+from packer import arguments, connections, runner
 from packer.cli import main
 from packer.events import AttemptEnded, JobStopped, SettingRefused, Statistics
 from packer.exchange import Charge, ChargeSource
@@ -608,8 +608,8 @@ def test_an_export_whose_reader_has_enough_ends_quietly(in_folder: Path) -> None
 
 
 def test_the_commands_numbers_are_the_runners() -> None:
-    assert cli._MOST_IN_FLIGHT == runner.MOST_IN_FLIGHT
-    assert cli._LEDGER == runner.DEFAULT_LEDGER
+    assert arguments.MOST_IN_FLIGHT == runner.MOST_IN_FLIGHT
+    assert arguments.LEDGER == runner.DEFAULT_LEDGER
 
 
 def test_a_request_in_doubt_is_listed(

@@ -23,7 +23,7 @@ FLOORS = [
     {"runner", "testing"},
     {"sync"},
     {"__init__"},
-    {"cli", "labelling", "ledger_view", "outputs", "progress", "summary", "tables"},
+    {"arguments", "cli", "labelling", "ledger_view", "outputs", "progress", "summary", "tables"},
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -34,7 +34,7 @@ ROOMS = [
     {"headers", "refusals", "replies"},
     {"ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows"},
     {"connections", "local", "providers", "tokens", "transport", "wire"},
-    {"cli", "labelling", "ledger_view", "outputs", "progress", "summary", "tables"},
+    {"arguments", "cli", "labelling", "ledger_view", "outputs", "progress", "summary", "tables"},
 ]
 
 
