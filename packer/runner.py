@@ -37,7 +37,7 @@ from packer.lanes import Lane
 from packer.ledger import Ledger
 from packer.limiter import Limiter
 from packer.packs import PackLimits
-from packer.pricing import find_price
+from packer.pricing import find_price, refuse_unpriced
 from packer.requests import Requests
 from packer.sizing import PackSizer
 from packer.slots import Board, Slot
@@ -81,10 +81,11 @@ class Runner:
     `transport` None means the one that `model` and `base_url` name (see `connections.connect`); `api_key` None means
     the environment variable of that host. `ledger` is the file that remembers every answer, None for memory only. `job`
     names the job that a budget belongs to: runs with the same name, task and model share it. `budget_usd` caps what
-    the job may cost in all its runs, None for no cap. `price` None means the catalogue's. `concurrency` None means
-    that the limit is searched for. `on_doubt` says what happens to items whose request was sent and never heard of:
-    asked again, or held. `seed` orders the items inside the look-ahead. `linger` is how long, in seconds, a single text
-    waits for others to share its pack. `on_event` is called with everything that happens; it must not block.
+    the job may cost in all its runs, None for no cap. `price` None means the task's, or else that of the price table.
+    `concurrency` None means that the limit is searched for. `on_doubt` says what happens to items whose request was
+    sent and never heard of: asked again, or held. `seed` orders the items inside the look-ahead. `linger` is how long,
+    in seconds, a single text waits for others to share its pack. `on_event` is called with everything that happens; it
+    must not block.
 
     Raises `CallError` for what is wrong with the call and `LedgerError`, both on entering.
     """
@@ -221,9 +222,9 @@ class Runner:
         return self._job.statistics(seconds=seconds, refused_settings=self._transport.refused_settings())
 
     async def _open(self) -> None:
-        self._price = FREE if self._transport.is_free() else self._price or find_price(self.model)
+        self._price = FREE if self._transport.is_free() else self._price or self.task.price or find_price(self.model)
         if self._price is None and (self._cap is not None or self._limits.max_request_usd is not None):
-            raise PriceError(f"no price is known for {self.model}, and a money cap needs one: give its price")
+            raise refuse_unpriced(self.model)
         await self._journal.open()
         failpoints.reach("job: about to be noted in the ledger")
         self._number = await self._journal.ask(self._start_job)
