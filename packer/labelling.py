@@ -28,7 +28,17 @@ from packer.outputs import Output, OutputFile, OutputStream, RowWriter, choose_n
 from packer.packs import PackLimits
 from packer.progress import Display, row_printer
 from packer.summary import Ending, Line, ResultTable, write_summary
-from packer.tables import Checked, Format, Reader, Row, check_table, format_of, is_streamed, refuse_new_keys
+from packer.tables import (
+    Checked,
+    Format,
+    Reader,
+    Row,
+    check_table,
+    format_of,
+    is_streamed,
+    name_source,
+    refuse_new_keys,
+)
 from packer.usage import Price
 
 if TYPE_CHECKING:
@@ -79,7 +89,7 @@ class Order:
     @property
     def job(self) -> str:
         """What the budget belongs to: the same column of the same file, run after run."""
-        return f"{self.input if self.input == '-' else os.path.realpath(self.input)}#{self.text}"
+        return name_source(self.input, text=self.text)
 
 
 def label_table(order: Order) -> int:

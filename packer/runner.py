@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +30,7 @@ from packer.events import (
     Statistics,
 )
 from packer.exchange import Reply
-from packer.items import Item, Result, canonical_json, key_maker
+from packer.items import Item, Result
 from packer.job import Job
 from packer.journal import Journal
 from packer.lanes import Lane
@@ -38,7 +38,7 @@ from packer.ledger import Ledger
 from packer.limiter import Limiter
 from packer.packs import PackLimits
 from packer.pricing import find_price, refuse_unpriced
-from packer.requests import Requests
+from packer.requests import PARAMETERS, Requests, make_keys, name_job
 from packer.sizing import PackSizer
 from packer.slots import Board, Slot
 from packer.sources import slices
@@ -49,8 +49,6 @@ from packer.usage import FREE, Price
 from packer.verdicts import Request, judge
 
 DEFAULT_LEDGER = "prompt-packer.db"
-# Part of every key: all that is sent besides the prompt and can change an answer
-_PARAMETERS: Mapping[str, Any] = {"temperature": 0}
 _DEADLINE = 120.0  # seconds for one request, whatever happens on its way
 _SLICE = 500  # items looked up, shuffled and packed together
 MOST_IN_FLIGHT = 256
@@ -114,7 +112,7 @@ class Runner:
         self._given_transport = transport
         self._address = (base_url, api_key)
         self._journal = Journal(ledger)
-        self._name = canonical_json([task.fingerprint, model, job])
+        self._name = name_job(task, model, job)
         self._limits = PackLimits() if limits is None else limits
         self._cap = None if budget_usd is None else _read_usd("budget_usd", budget_usd)
         self._price = price
@@ -232,7 +230,7 @@ class Runner:
         self._job = await self._journal.ask(self._make_job)
 
     def _start_job(self, ledger: Ledger) -> int:
-        about = {"task": self.task.fingerprint, "model": self.model, "parameters": dict(_PARAMETERS)}
+        about = {"task": self.task.fingerprint, "model": self.model, "parameters": dict(PARAMETERS)}
         return ledger.start_job(self._name, about)
 
     def _make_job(self, ledger: Ledger) -> Job:
@@ -243,9 +241,8 @@ class Runner:
                 "go on without a budget, or start over with another ledger"
             )
         hold = self._on_doubt == "hold"
-        make_key = key_maker(fingerprint=self.task.fingerprint, model=self.model, parameters=_PARAMETERS)
         return Job(
-            board=Board(self.task, make_key),
+            board=Board(self.task, make_keys(self.task, self.model)),
             requests=Requests(self.task, self._limits, self._price, count_tokens, bound_tokens),
             budget=Budget(self._cap, spending.settled, spending.doubt),
             limiter=Limiter(cap=MOST_IN_FLIGHT, fixed=self._concurrency),

@@ -23,7 +23,8 @@ FLOORS = [
     {"runner", "testing"},
     {"sync"},
     {"__init__"},
-    {"arguments", "cli", "labelling", "ledger_view", "outputs", "progress", "summary", "tables"},
+    {"arguments", "cli", "labelling", "ledger_view", "models_view", "outputs", "plan_view", "planning", "progress"}
+    | {"seen", "summary", "tables"},
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -34,7 +35,8 @@ ROOMS = [
     {"headers", "refusals", "replies"},
     {"ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows"},
     {"connections", "local", "providers", "tokens", "transport", "wire"},
-    {"arguments", "cli", "labelling", "ledger_view", "outputs", "progress", "summary", "tables"},
+    {"arguments", "cli", "labelling", "ledger_view", "models_view", "outputs", "plan_view", "planning", "progress"}
+    | {"seen", "summary", "tables"},
 ]
 
 
