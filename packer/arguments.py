@@ -305,7 +305,8 @@ def _reword(message: str) -> str:
     message = re.sub(r"^argument ([^:]+): ", r"\1: ", message)
     found = re.search(r"^(.*?)invalid choice: (.*) \(choose from (.*)\)$", message, re.DOTALL)
     if found:
-        return f"{found[1]}expected {found[3].replace(chr(39), '').replace(', ', ' or ')}, got {found[2]}"
+        *choices, last = found[3].replace("'", "").split(", ")
+        return f"{found[1]}expected {', '.join(choices)} or {last}, got {found[2]}"
     message = message.replace("expected one argument", "expected a value")
     message = message.replace("the following arguments are required: COMMAND", f"expected a command: {_COMMANDS}")
     message = message.replace("the following arguments are required: ", "missing: ")

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from packer.packs import PackLimits
-from packer.plan_view import count_items
+from packer.plan_view import count_items, describe_requests, name_source
 from packer.planning import Plan, plan_job
 from packer.pricing import Quote, find_quote, table_version
 from packer.requests import Requests, make_keys
-from packer.summary import Line, count_of, cut_text, show_text, write_facts
+from packer.summary import Line, cut_text, show_text, write_facts
 from packer.tables import Reader
 from packer.tokens import bound_tokens, count_tokens
-from packer.usage import format_usd
+from packer.usage import format_price, format_usd
 
 if TYPE_CHECKING:
     from packer.task import Task
@@ -35,7 +34,7 @@ COMMON = (
     "deepseek/deepseek-v4-flash",
     "groq/llama-3.1-8b-instant",
 )
-_COLUMNS = ("packs", "singles", "batch API", "in", "out")
+_COLUMNS = ("packs", "singles", "batch API", "in / M", "out / M")
 _WIDTHS = (9, 9, 9, 7, 7)
 
 
@@ -55,8 +54,8 @@ class Comparison:
 def show_models(asked: Comparison, *, width: int) -> list[Line]:
     """The comparison as lines of at most `width`. Raises `CallError`."""
     task = asked.task
-    requests = Requests(task, PackLimits(asked.max_items), None, count_tokens, bound_tokens)
     with Reader(asked.input, text=asked.text, id_column=asked.id_column, encoding=asked.encoding) as reader:
+        requests = Requests(task, PackLimits(asked.max_items), None, count_tokens, bound_tokens)
         # the keys only tell texts apart: no model's answers are looked up
         plan = plan_job((row.text for row in reader), requests=requests, make_key=make_keys(task, ""))
     quotes = {model: find_quote(model) for model in asked.models}
@@ -71,11 +70,8 @@ def show_models(asked: Comparison, *, width: int) -> list[Line]:
 
 
 def _describe(plan: Plan, asked: Comparison) -> Iterator[tuple[str, str, str]]:
-    packs, singles = plan.packs, plan.singles
     yield "items", count_items(plan), ""
-    most = asked.max_items
-    yield "packs", f"{count_of(packs.requests, 'request')} of up to {most} texts: {packs}", ""
-    yield "singles", f"{count_of(singles.requests, 'request')} of one text: {singles}", ""
+    yield from describe_requests(plan, asked.max_items)
 
 
 def _table(plan: Plan, priced: dict[str, Quote], unpriced: Sequence[str], width: int) -> Iterator[Line]:
@@ -87,8 +83,8 @@ def _table(plan: Plan, priced: dict[str, Quote], unpriced: Sequence[str], width:
             format_usd(plan.packs.cost(price)),
             format_usd(plan.singles.cost(price)),
             "-" if batch is None else format_usd(plan.packs.cost(batch)),
-            _per_million(price.input),
-            _per_million(price.output),
+            format_price(price.input),
+            format_price(price.output),
         ]
         yield _row(model, cells, room)
     for model in unpriced:
@@ -96,33 +92,22 @@ def _table(plan: Plan, priced: dict[str, Quote], unpriced: Sequence[str], width:
 
 
 def _notes(plan: Plan, asked: Comparison, priced: dict[str, Quote]) -> Iterator[tuple[str, str, str]]:
-    yield "prices", f"list prices of {table_version()}, in and out per million tokens; not your gateway's", ""
-    yield "tokens", "as o200k counts them; other models' tokenizers take 0.8 to 2.5 times as many", ""
-    yield "hidden", "what a model thinks before it answers is billed as output, and is not in these sums", ""
+    yield "prices", f"list prices of {table_version()}, not your gateway's; / M: per million tokens", ""
+    yield "tokens", "o200k's; other models' tokenizers count 0.8 to 2.5 times as many", ""
+    yield "hidden", "what a model thinks before it answers is output too, and is not in here", ""
     if any(quote.batch is not None for quote in priced.values()):
-        yield "batch API", "the packs at the price of the provider's Batch API, which this command does not use", ""
+        yield "batch API", "packs at the provider's Batch API price; label does not use that API", ""
     for model, quote in priced.items():
         if quote.context is not None and quote.context < plan.packs.longest:
             short = f"{model} takes {quote.context:,} tokens, and these packs need up to {plan.packs.longest:,}"
             yield "context", f"{short}; --max-items {max(asked.max_items // 2, 1)}", "yellow"
-    others = [
-        f"{model}: {quote.provider}'s {quote.model}" for model, quote in priced.items() if _is_another(model, quote)
-    ]
-    if others:
-        yield "taken", "; ".join(others), ""
-
-
-def _is_another(model: str, quote: Quote) -> bool:
-    """Whether it is not plain from the name whose price this is."""
-    provider, _, name = model.partition("/")
-    return name != quote.model or provider not in quote.provider.lower()
+    for model, quote in priced.items():
+        provider = model.lower().rpartition("/")[0]
+        if not provider or provider not in quote.provider.lower():
+            yield "taken", f"for {model}: {name_source(model, quote)}", ""
 
 
 def _row(name: str, cells: Sequence[str], room: int, style: str = "") -> Line:
     shown = cut_text(show_text(name), room)
     columns = "".join(f"  {cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
     return Line(f"{shown:<{room}}{columns}", style)
-
-
-def _per_million(usd: Decimal) -> str:
-    return f"${usd:.2f}" if usd == usd.quantize(Decimal("0.01")) else f"${usd.normalize():f}"

@@ -15,31 +15,32 @@ from packer.requests import Requests, make_keys, name_job
 from packer.summary import Line, count_of, write_facts
 from packer.tables import Reader
 from packer.tokens import bound_tokens, count_tokens
-from packer.usage import FREE, Price, format_usd
+from packer.usage import FREE, Price, format_price, format_usd
 
 if TYPE_CHECKING:
     from packer.labelling import Order
     from packer.ledger import Ledger
 
-# A difference that decides nothing
-_EVEN = Decimal("0.01")
+# A saving that decides nothing
+_EVEN = 1  # per cent
 # Providers that cache a prompt's beginning do so from about here on
 _CACHED_FROM = 1_024
 
 
 def show_plan(order: Order, *, width: int) -> list[Line]:
     """The plan of `order` as lines of at most `width`. Raises `CallError` and `LedgerError`."""
-    quote, source = _find_price(order)
-    price = None if quote is None else quote.price
-    if price is None and (order.budget_usd is not None or order.limits.max_request_usd is not None):
-        raise refuse_unpriced(order.model)
-    requests = Requests(order.task, order.limits, price, count_tokens, bound_tokens)
     with contextlib.ExitStack() as undo:
+        # what is wrong with a file is told before the price table and the vocabulary are loaded
         reader = Reader(order.input, text=order.text, id_column=order.id_column, encoding=order.encoding)
         undo.callback(reader.close)
         ledger = _open_ledger(order.ledger)
         if ledger is not None:
             undo.callback(ledger.close)
+        quote, source = _find_price(order)
+        price = None if quote is None else quote.price
+        if price is None and (order.budget_usd is not None or order.limits.max_request_usd is not None):
+            raise refuse_unpriced(order.model)
+        requests = Requests(order.task, order.limits, price, count_tokens, bound_tokens)
         plan = plan_job(
             (row.text for row in reader),
             requests=requests,
@@ -56,12 +57,18 @@ def show_plan(order: Order, *, width: int) -> list[Line]:
 def _find_price(order: Order) -> tuple[Quote | None, str]:
     """The price of the job, as the runner finds it, and where it is from."""
     if order.model == "local" and order.base_url is None:
-        return Quote(FREE, "this machine", "local"), "free: it runs on this machine"
+        return Quote(FREE, "this machine", "local"), "it runs on this machine"
     given = order.price or order.task.price
     if given is not None:
         return Quote(given, "", ""), "as given" if order.price is not None else "as the task file gives it"
     quote = find_quote(order.model)
-    return quote, "" if quote is None else f"{quote.provider}'s list price of {quote.model}"
+    return quote, "" if quote is None else name_source(order.model, quote)
+
+
+def name_source(model: str, quote: Quote) -> str:
+    """Whose price it is; of which model, where that is not plain from `model`."""
+    is_plain = model.lower().endswith(quote.model.lower())
+    return f"{quote.provider}'s list price" + ("" if is_plain else f" of {quote.model}")
 
 
 def _open_ledger(path: str) -> Ledger | None:
@@ -83,23 +90,23 @@ def _facts(
 ) -> Iterator[tuple[str, str, str]]:
     yield "items", count_items(plan), ""
     if plan.known:
-        yield "known", f"{count_of(plan.known, 'text')} answered in {order.ledger} already; they cost nothing", ""
-    packs, singles = plan.packs, plan.singles
-    most = order.limits.max_items
-    yield "to send", f"{count_of(plan.asked, 'text')} in {count_of(packs.requests, 'request')} of up to {most}", ""
-    if not plan.asked:
-        yield "cost", "nothing", ""
-        return
-    yield "tokens", str(packs), ""
-    yield from _write_cost(order, packs, price, source)
-    yield from _compare(packs, singles, price)
-    if order.budget_usd is not None and price is not None:
-        yield "budget", _write_budget(packs, price, order.budget_usd, spent), ""
-    yield from _notes(order, plan, price)
+        yield "known", f"{count_of(plan.known, 'text')} answered in {order.ledger} already, at no cost now", ""
+    yield from describe_requests(plan, order.limits.max_items)
+    if plan.asked:
+        yield from _write_cost(order, plan, price, source)
+        if order.budget_usd is not None and price is not None:
+            yield "budget", _write_budget(plan.packs, price, order.budget_usd, spent), ""
+        yield from _compare(plan, price, order.limits.max_items)
+        if price is not None and price != FREE:
+            shown = f"{format_price(price.input)} in, {format_price(price.output)} out per million tokens"
+            yield "price", f"{shown}: {source}", ""
+        yield from _notes(order, plan, price)
 
 
 def count_items(plan: Plan) -> str:
     """The rows of a table in words."""
+    if plan.items == plan.texts and not plan.too_long:
+        return count_of(plan.items, "distinct text")
     parts = [count_of(plan.texts, "distinct text")]
     if plan.empty:
         parts.append(f"{plan.empty:,} empty")
@@ -108,55 +115,67 @@ def count_items(plan: Plan) -> str:
     return f"{plan.items:,}: {', '.join(parts)}"
 
 
-def _write_cost(order: Order, packs: Load, price: Price | None, source: str) -> Iterator[tuple[str, str, str]]:
+def describe_requests(plan: Plan, max_items: int) -> Iterator[tuple[str, str, str]]:
+    """The requests in packs and as singles, as facts for `write_facts`."""
+    if not plan.asked:
+        yield "packs", "none: nothing is left to be asked", ""
+        return
+    if max_items > 1:
+        yield "packs", f"{count_of(plan.packs.requests, 'request')} of up to {max_items}: about {plan.packs}", ""
+    yield "singles", f"{count_of(plan.singles.requests, 'request')} of one: about {plan.singles}", ""
+
+
+def _write_cost(order: Order, plan: Plan, price: Price | None, source: str) -> Iterator[tuple[str, str, str]]:
     if price is None:
         near = find_near(order.model)
         offer = f", or a name that the price table has: {', '.join(near)}" if near else ""
         ways = "--price-input and --price-output, or a [price] in the task file"
         yield "cost", f"unknown: no price is known for {order.model}; give {ways}{offer}", "yellow"
         return
-    if price == FREE:
-        yield "cost", f"nothing ({source})", ""
+    expected = plan.packs.cost(price)
+    if not expected:
+        yield "cost", f"nothing: {source}", ""
         return
-    yield "cost", f"about {format_usd(packs.cost(price))}; {format_usd(packs.worst)} in the worst case", "bold"
-    per_million = f"${price.input.normalize():f} in and ${price.output.normalize():f} out for a million tokens"
-    yield "price", f"{per_million}, {source}", ""
+    singles = "" if order.limits.max_items == 1 else f", {format_usd(plan.singles.cost(price))} as singles"
+    packs = "" if order.limits.max_items == 1 else " in packs"
+    yield "cost", f"about {format_usd(expected)}{packs}{singles}", "bold"
+    yield "worst", f"{format_usd(plan.packs.worst)}, if every answer runs on for as long as it may", ""
 
 
-def _compare(packs: Load, singles: Load, price: Price | None) -> Iterator[tuple[str, str, str]]:
-    """Packs against one text a request: in money where the price is known, else in tokens."""
-    shown = f"{count_of(singles.requests, 'request')}, {singles}"
-    few, many = (Decimal(packs.tokens), Decimal(singles.tokens))
-    what = "tokens"
-    if price is not None and price != FREE:
-        few, many, what = packs.cost(price), singles.cost(price), "money"
-        shown += f": {format_usd(many)}"
-    yield "singles", f"one text a request: {shown}", ""
-    if many * (1 - _EVEN) > few:
-        yield "packing", f"saves {100 * (many - few) / many:.0f} % of the {what}: {many / few:.1f} times cheaper", ""
+def _compare(plan: Plan, price: Price | None, max_items: int) -> Iterator[tuple[str, str, str]]:
+    """Packs against singles: in money where it costs any, else in tokens."""
+    if max_items == 1:
+        yield "packing", "none with --max-items 1: every text is a request of its own", ""
         return
-    change = f"{abs(100 * (few - many) / many):.1f} %"
-    how = "nothing is saved" if few == many else f"{'saves' if few < many else 'adds'} {change}"
-    yield "packing", f"does not pay here: {how}; --max-items 1 asks one text a request", "yellow"
+    few, many, what = Decimal(plan.packs.tokens), Decimal(plan.singles.tokens), "tokens"
+    if price is not None and plan.singles.cost(price):
+        few, many, what = plan.packs.cost(price), plan.singles.cost(price), "money"
+    saved = 100 * (many - few) / many
+    if saved > _EVEN:
+        yield "packing", f"saves {saved:.0f} % of the {what}: singles take {many / few:.1f} times as much", ""
+        return
+    how = f"saves {saved:.1f} %" if saved >= 0 else f"adds {-saved:.1f} %"
+    yield "packing", f"does not pay here: it {how}; --max-items 1 asks for each text alone", "yellow"
 
 
 def _write_budget(packs: Load, price: Price, budget: Decimal, spent: Decimal) -> str:
     assert packs.worst is not None, "the price is known"
     left = budget - spent
-    earlier = f", {format_usd(spent)} of it spent or in doubt from earlier runs," if spent else ""
+    earlier = f", of which {format_usd(spent)} is spent or in doubt," if spent else ""
     given = f"{format_usd(budget)}{earlier}"
     if left >= packs.worst:
         return f"{given} covers even the worst case"
     expected = packs.cost(price)
     if left >= expected:
         return f"{given} covers what is expected, not the worst case"
-    return f"{given} does not cover it: about {max(left, Decimal(0)) / expected:.0%} of the texts, then the job stops"
+    share = 100 * max(left, Decimal(0)) / expected
+    return f"{given} does not cover it: the job stops after about {share:.0f} % of the texts"
 
 
 def _notes(order: Order, plan: Plan, price: Price | None) -> Iterator[tuple[str, str, str]]:
-    yield "note", "tokens as o200k counts them; other models take 0.8 to 2.5 times as many", ""
+    yield "note", "tokens are o200k's; other models count 0.8 to 2.5 times as many", ""
     if plan.constant >= _CACHED_FROM and price is not None and price.cached_input is not None:
-        cached = f"{format_usd(price.cached_input)} a million"
-        yield "note", f"a provider that caches the {plan.constant:,} tokens of instructions bills them at {cached}", ""
+        cached = f"{format_price(price.cached_input)} a million"
+        yield "note", f"{plan.constant:,} tokens are always the same; cached, they cost {cached}", ""
     if order.task.record_schema is not None and not order.task.examples:
-        yield "note", "the length of a record is a guess; an example in the task makes it a better one", ""
+        yield "note", "a record's length is a guess; examples in the task make it a better one", ""

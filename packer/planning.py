@@ -49,7 +49,7 @@ class Load:
         self.longest = max(self.longest, input_tokens + max_tokens)
 
     def __str__(self) -> str:
-        return f"about {self.input_tokens:,} tokens in, {self.output_tokens:,} out"
+        return f"{self.input_tokens:,} tokens in, {self.output_tokens:,} out"
 
     @property
     def tokens(self) -> int:

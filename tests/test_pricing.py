@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 from genai_prices import data_snapshot, update_prices
 from genai_prices.data import providers
-from genai_prices.types import ClauseEquals, ConditionalPrice, ModelInfo, ModelPrice, StartDateConstraint
+from genai_prices.types import (
+    ClauseEquals,
+    ClauseStartsWith,
+    ConditionalPrice,
+    ModelInfo,
+    ModelPrice,
+    Provider,
+    StartDateConstraint,
+)
 
 from packer import pricing
 from packer.errors import PriceError, TaskError
@@ -84,6 +92,23 @@ def test_no_models_name_with_more_behind_it_has_a_price(provider: str) -> None:
     for info in table.models:
         for name in (f"{info.id}-evil", f"evil-{info.id}", f"{info.id}evil"):
             assert find_price(f"{provider}/{name}") is None, name
+
+
+def test_a_name_that_two_makers_have_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    price = ModelPrice(input_mtok=Decimal(1), output_mtok=Decimal(2))
+    makers = {
+        name: Provider(
+            name,
+            name,
+            "",
+            model_match=ClauseStartsWith("twin"),
+            models=[ModelInfo("twin-1", ClauseEquals("twin-1"), prices=price)],
+        )
+        for name in ("one", "two")
+    }
+    monkeypatch.setattr(pricing, "_providers", lambda: makers)
+    assert find_price("twin-1") is None
+    assert find_price("one/twin-1") == Price(Decimal(1), Decimal(2))
 
 
 @pytest.mark.parametrize("model", ["openai/text-embedding-3-small", "perplexity/sonar"])
