@@ -116,9 +116,8 @@ def test_a_context_that_is_too_small_is_told(in_folder: Path, capsys: pytest.Cap
     labels = ",".join(f"a rather long label number {number}" for number in range(77))
     call = ["models", "in.csv", "--text", "text", "--labels", labels, "--models", small]
     assert main([*call, "--max-items", "8"]) == 0
-    assert f"context {small} takes 4,095 tokens, and these packs need up to" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"context {small} takes 4,095 tokens, and these packs need up to" in shown
 
 
 @pytest.mark.usefixtures("table")

@@ -118,6 +118,12 @@ def test_a_records_length_is_that_of_the_examples() -> None:
     assert informed.allowance.row == plain.allowance.row
 
 
+def test_a_text_that_comes_again_much_later_is_asked_once() -> None:
+    rows = [f"text {number}" for number in range(planning._SLICE + 1)]
+    plan = make_plan(rows + rows, Task(["a", "b"]))
+    assert (plan.items, plan.texts, plan.asked) == (2 * len(rows), len(rows), len(rows))
+
+
 def test_memory_does_not_grow_with_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "_SLICE", 50)
     alive: list[int] = []
@@ -196,6 +202,14 @@ def test_a_plan_takes_the_command_line_of_label(table: Path, capsys: pytest.Capt
     assert plan(*options.split()) == 0
     assert "cost" in capsys.readouterr().out
     assert not (table.parent / "out.csv").exists()
+
+
+def test_help_shows_only_what_changes_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--budget-usd" in shown
+    for option in ("--output", "--raw", "--api-key-env", "--concurrency", "--seed", "--verbose"):
+        assert option not in shown
 
 
 def label_some(rows: list[str]) -> None:
