@@ -92,9 +92,9 @@ def _table(plan: Plan, priced: dict[str, Quote], unpriced: Sequence[str], width:
 
 
 def _notes(plan: Plan, asked: Comparison, priced: dict[str, Quote]) -> Iterator[tuple[str, str, str]]:
-    yield "prices", f"list prices of {table_version()}, not your gateway's; / M: per million tokens", ""
+    yield "prices", f"{table_version()}, list prices a million tokens, not your gateway's", ""
     yield "tokens", "o200k's; other models' tokenizers count 0.8 to 2.5 times as many", ""
-    yield "hidden", "what a model thinks before it answers is output too, and is not in here", ""
+    yield "hidden", "what a model thinks first is billed as output, and is not in here", ""
     if any(quote.batch is not None for quote in priced.values()):
         yield "batch API", "packs at the provider's Batch API price; label does not use that API", ""
     for model, quote in priced.items():
@@ -102,7 +102,7 @@ def _notes(plan: Plan, asked: Comparison, priced: dict[str, Quote]) -> Iterator[
             short = f"{model} takes {quote.context:,} tokens, and these packs need up to {plan.packs.longest:,}"
             yield "context", f"{short}; --max-items {max(asked.max_items // 2, 1)}", "yellow"
     for model, quote in priced.items():
-        provider = model.lower().rpartition("/")[0]
+        provider = model.lower().rpartition("/")[0].partition("/")[0]
         if not provider or provider not in quote.provider.lower():
             yield "taken", f"for {model}: {name_source(model, quote)}", ""
 

@@ -121,8 +121,8 @@ def describe_requests(plan: Plan, max_items: int) -> Iterator[tuple[str, str, st
         yield "packs", "none: nothing is left to be asked", ""
         return
     if max_items > 1:
-        yield "packs", f"{count_of(plan.packs.requests, 'request')} of up to {max_items}: about {plan.packs}", ""
-    yield "singles", f"{count_of(plan.singles.requests, 'request')} of one: about {plan.singles}", ""
+        yield "packs", f"{count_of(plan.packs.requests, 'request')} of up to {max_items}: {plan.packs}", ""
+    yield "singles", f"{count_of(plan.singles.requests, 'request')} of one: {plan.singles}", ""
 
 
 def _write_cost(order: Order, plan: Plan, price: Price | None, source: str) -> Iterator[tuple[str, str, str]]:
@@ -169,7 +169,7 @@ def _write_budget(packs: Load, price: Price, budget: Decimal, spent: Decimal) ->
     if left >= expected:
         return f"{given} covers what is expected, not the worst case"
     share = 100 * max(left, Decimal(0)) / expected
-    return f"{given} does not cover it: the job stops after about {share:.0f} % of the texts"
+    return f"{given} does not cover it: it is enough for about {share:.0f} % of the texts"
 
 
 def _notes(order: Order, plan: Plan, price: Price | None) -> Iterator[tuple[str, str, str]]:

@@ -2,7 +2,7 @@
 
 Nothing leaves, nothing is locked and nothing is written. Memory does not grow with the table. What cannot be known
 before is left out: refusals, splits and resends. The packs of a run are these as long as it is the number of items that
-fills them; where the cap on tokens does, the order inside the look-ahead makes a small difference.
+fills them; where a cap on tokens or money does, the order inside the look-ahead and what replies teach change a few.
 """
 
 from __future__ import annotations

@@ -93,7 +93,13 @@ def test_an_unknown_model_is_last_and_has_no_cost(capsys: pytest.CaptureFixture[
 
 @pytest.mark.usefixtures("table")
 def test_it_is_said_whose_price_was_taken_where_the_name_does_not(capsys: pytest.CaptureFixture[str]) -> None:
-    assert models("--models", "nobody/gpt-4o-mini,google/gemini-2.0-flash,bedrock/amazon.nova-lite-v1:0") == 0
+    assert (
+        models(
+            "--models",
+            "nobody/gpt-4o-mini,google/gemini-2.0-flash,openrouter/openai/gpt-4o-mini,bedrock/amazon.nova-lite-v1:0",
+        )
+        == 0
+    )
     taken = [line for line in capsys.readouterr().out.splitlines() if line.startswith("taken")]
     assert taken == ["taken      for nobody/gpt-4o-mini: OpenAI's list price"]
 
@@ -102,7 +108,7 @@ def test_it_is_said_whose_price_was_taken_where_the_name_does_not(capsys: pytest
 def test_the_table_its_kind_and_the_tokens_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert models() == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for words in ("list prices of genai-prices 0.", "not your gateway's", "0.8 to 2.5 times", "is output too"):
+    for words in ("genai-prices 0.", "list prices", "not your gateway's", "0.8 to 2.5 times", "billed as output"):
         assert words in shown
 
 

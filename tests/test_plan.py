@@ -183,8 +183,8 @@ def test_a_plan_reads_like_this(table: Path, capsys: pytest.CaptureFixture[str])
         capsys.readouterr().out
         == """\
 items      121: 100 distinct texts, 1 empty
-packs      5 requests of up to 20: about 2,410 tokens in, 340 out
-singles    100 requests of one: about 19,700 tokens in, 1,100 out
+packs      5 requests of up to 20: 2,410 tokens in, 340 out
+singles    100 requests of one: 19,700 tokens in, 1,100 out
 cost       about $0.00057 in packs, $0.0036 as singles
 worst      $0.0017, if every answer runs on for as long as it may
 budget     $1.00 covers even the worst case
@@ -265,7 +265,7 @@ def test_a_running_job_is_not_disturbed(table: Path, capsys: pytest.CaptureFixtu
     [
         ("0.01", "$0.0100 covers even the worst case"),
         ("0.001", "$0.0010 covers what is expected, not the worst case"),
-        ("0.0002", "$0.00020 does not cover it: the job stops after about 35 % of the texts"),
+        ("0.0002", "$0.00020 does not cover it: it is enough for about 35 % of the texts"),
     ],
 )
 @pytest.mark.usefixtures("table")
