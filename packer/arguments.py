@@ -22,6 +22,7 @@ from packer.packs import MAX_ITEMS_CEILING
 PROGRAM = "prompt-packer"
 LEDGER = "prompt-packer.db"
 MOST_IN_FLIGHT = 256
+_COMMANDS = "label, plan, models or ledger"
 
 _ABOUT = """\
 Label many short texts with an LLM: packed into few requests, checked one by
@@ -43,6 +44,30 @@ examples:
       --model openai/gpt-4o-mini --base-url https://modeldatabase.com/v1 \\
       --api-key-env MDB_API_KEY --budget-usd 5 --output labelled.jsonl
 """
+_PLAN_ABOUT = """\
+Say what a job would send and cost: requests, tokens, money, and whether packing
+pays. Nothing is sent, no key is needed, and a job that runs is not disturbed.
+
+It takes the command line of label: write plan where label stands.
+"""
+_PLAN_EXAMPLES = """\
+examples:
+  prompt-packer plan messages.csv --text text --labels spam,ham \\
+      --model openai/gpt-4o-mini --budget-usd 1
+  prompt-packer plan tickets.jsonl --text body --task task.toml \\
+      --model my/model --price-input 0.10 --price-output 0.40 --max-items 50
+"""
+_MODELS_ABOUT = """\
+Compare what a whole table would cost with several models, at their list prices:
+in packs, one text a request, and through the provider's Batch API. Nothing is
+sent, and the ledger is not looked at.
+"""
+_MODELS_EXAMPLES = """\
+examples:
+  prompt-packer models messages.csv --text text --labels spam,ham
+  prompt-packer models tickets.jsonl --text body --task task.toml \\
+      --models openai/gpt-4o-mini,google/gemini-2.5-flash-lite
+"""
 _LEDGER_ABOUT = """\
 Show what a ledger holds: answers, requests, money. It is only read, also
 while a job runs.
@@ -59,8 +84,8 @@ def read_arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(prog=PROGRAM, description=_ABOUT, epilog=_EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=_Parser)
-    _add_label(commands)
-    _add_ledger(commands)
+    for add in (_add_label, _add_plan, _add_models, _add_ledger):
+        add(commands)
     return parser.parse_args(given)
 
 
@@ -73,6 +98,49 @@ def _add_label(commands: argparse._SubParsersAction[_Parser]) -> None:
         "                           --model MODEL [--output OUT] [options]",
         epilog=f"{_LABEL_EXAMPLES}\n{_EXIT_CODES}",
     )
+    _take_job(label)
+
+
+def _add_plan(commands: argparse._SubParsersAction[_Parser]) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="say what label would send and cost, and send nothing",
+        description=_PLAN_ABOUT,
+        usage="prompt-packer plan INPUT --text COLUMN (--labels A,B | --task FILE)\n"
+        "                          --model MODEL [options]",
+        epilog=_PLAN_EXAMPLES,
+    )
+    _take_job(plan)
+    shown = {"help", "input", "text", "labels", "task", "model", "base_url", "id", "encoding", "budget_usd"}
+    shown |= {"max_request_usd", "price_input", "price_output", "max_items", "ledger"}
+    for action in plan._actions:  # noqa: SLF001  argparse has no public name for it
+        if action.dest not in shown:  # taken, so that a command line of label's is one of plan's
+            action.help = argparse.SUPPRESS
+
+
+def _add_models(commands: argparse._SubParsersAction[_Parser]) -> None:
+    models = commands.add_parser(
+        "models",
+        help="compare what a job would cost with several models",
+        description=_MODELS_ABOUT,
+        usage="prompt-packer models INPUT --text COLUMN (--labels A,B | --task FILE)\n"
+        "                            [--models A,B,...] [options]",
+        epilog=_MODELS_EXAMPLES,
+    )
+    _take_input(models)
+    _take_task(models)
+    compared = models.add_argument_group("the models")
+    compared.add_argument(
+        "--models", metavar="A,B,...", type=_read_models, help="their names, separated by commas (default: a dozen)"
+    )
+    tables = models.add_argument_group("tables")
+    _take_id(tables)
+    _take_encoding(tables)
+    _take_max_items(models.add_argument_group("how it runs"))
+
+
+def _take_job(label: _Parser) -> None:
+    """All that a job takes, for the command that runs one and the command that plans one."""
     _take_input(label)
     _take_task(label)
     model = label.add_argument_group("the model")
@@ -82,7 +150,7 @@ def _add_label(commands: argparse._SubParsersAction[_Parser]) -> None:
     add = tables.add_argument
     add("--output", metavar="OUT", help="a .csv, .jsonl or .ndjson file, or -; it is replaced when all is done")
     _take_id(tables)
-    _take_encoding(tables, help="of INPUT (default: utf-8); OUT is UTF-8")
+    _take_encoding(tables)
     add("--raw", action="store_true", help="leave CSV cells that begin like a formula without a leading '")
     add("--table", action="store_true", help="show a table on standard output, which is what a terminal gets anyway")
     money = label.add_argument_group("money, in US dollars")
@@ -148,8 +216,8 @@ def _take_id(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--id", metavar="COLUMN", help="a column of ids; one that is given twice is refused")
 
 
-def _take_encoding(group: argparse._ArgumentGroup, *, help: str) -> None:  # noqa: A002  argparse's word
-    group.add_argument("--encoding", default="utf-8", metavar="NAME", help=help)
+def _take_encoding(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--encoding", default="utf-8", metavar="NAME", help="of INPUT (default: utf-8); OUT is UTF-8")
 
 
 def _take_budget(group: argparse._ArgumentGroup) -> None:
@@ -238,9 +306,10 @@ def _reword(message: str) -> str:
     message = re.sub(r"^argument ([^:]+): ", r"\1: ", message)
     found = re.search(r"^(.*?)invalid choice: (.*) \(choose from (.*)\)$", message, re.DOTALL)
     if found:
-        return f"{found[1]}expected {found[3].replace(chr(39), '').replace(', ', ' or ')}, got {found[2]}"
+        *choices, last = found[3].replace("'", "").split(", ")
+        return f"{found[1]}expected {', '.join(choices)} or {last}, got {found[2]}"
     message = message.replace("expected one argument", "expected a value")
-    message = message.replace("the following arguments are required: COMMAND", "expected a command: label or ledger")
+    message = message.replace("the following arguments are required: COMMAND", f"expected a command: {_COMMANDS}")
     message = message.replace("the following arguments are required: ", "missing: ")
     message = re.sub(r"^one of the arguments (.*) (\S+) is required$", r"missing: \1 or \2", message)
     # what is too much may be a key that was meant for another place
@@ -249,6 +318,13 @@ def _reword(message: str) -> str:
 
 def _read_labels(given: str) -> list[str]:
     return [label.strip() for label in given.split(",")]
+
+
+def _read_models(given: str) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in given.split(",")))
+    if all(name and name.isprintable() for name in names):
+        return names
+    raise argparse.ArgumentTypeError("expected names of models, separated by commas")
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:

@@ -10,14 +10,20 @@ import argparse
 import contextlib
 import os
 import re
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from packer.arguments import LEDGER, PROGRAM, read_arguments
 from packer.errors import CallError, LedgerError, StoppedError
 from packer.packs import PackLimits
 from packer.summary import show_text
 from packer.usage import Price
+
+if TYPE_CHECKING:
+    from packer.order import Order
+    from packer.task import Task
 
 WRONG, STOPPED, NO_LEDGER = 2, 4, 5
 _ENVIRONMENT_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,39}")
@@ -76,37 +82,65 @@ def _hold_standard_streams() -> None:
 
 def _run_label(options: argparse.Namespace) -> int:
     from packer.labelling import label_table  # noqa: PLC0415  slow
-    from packer.order import Order  # noqa: PLC0415  as above
+
+    return label_table(_make_order(options))
+
+
+def _run_plan(options: argparse.Namespace) -> int:
+    from packer.plan_view import show_plan  # noqa: PLC0415  slow
+
+    return _print(line.text for line in show_plan(_make_order(options), width=_width()))
+
+
+def _run_models(options: argparse.Namespace) -> int:
+    from packer.models_view import COMMON, Comparison, show_models  # noqa: PLC0415  slow
+
+    comparison = Comparison(
+        input=options.input,
+        text=options.text,
+        task=_make_task(options),
+        models=options.models or COMMON,
+        id_column=options.id,
+        encoding=options.encoding,
+        max_items=options.max_items,
+    )
+    return _print(line.text for line in show_models(comparison, width=_width()))
+
+
+def _make_task(options: argparse.Namespace) -> Task:
     from packer.task import Task, read_task  # noqa: PLC0415  pydantic and jsonschema
+
+    return read_task(options.task) if options.task is not None else Task(options.labels)
+
+
+def _make_order(options: argparse.Namespace) -> Order:
+    from packer.order import Order  # noqa: PLC0415  slow
 
     if (options.price_input is None) != (options.price_output is None):
         raise CallError("--price-input and --price-output: expected both or neither")
     price = None if options.price_input is None else Price(options.price_input, options.price_output)
-    task = read_task(options.task) if options.task is not None else Task(options.labels)
-    return label_table(
-        Order(
-            input=options.input,
-            text=options.text,
-            task=task,
-            model=options.model,
-            id_column=options.id,
-            encoding=options.encoding,
-            output=options.output,
-            raw=options.raw,
-            table=options.table,
-            verbose=options.verbose,
-            base_url=options.base_url,
-            api_key_env=_check_variable(options.api_key_env),
-            api_key_file=options.api_key_file,
-            ledger=options.ledger,
-            limits=PackLimits(max_items=options.max_items, max_request_usd=options.max_request_usd),
-            budget_usd=options.budget_usd,
-            price=price,
-            concurrency=options.concurrency,
-            on_doubt=options.on_doubt,
-            seed=options.seed,
-            report=options.report,
-        )
+    return Order(
+        input=options.input,
+        text=options.text,
+        task=_make_task(options),
+        model=options.model,
+        id_column=options.id,
+        encoding=options.encoding,
+        output=options.output,
+        raw=options.raw,
+        table=options.table,
+        verbose=options.verbose,
+        base_url=options.base_url,
+        api_key_env=_check_variable(options.api_key_env),
+        api_key_file=options.api_key_file,
+        ledger=options.ledger,
+        limits=PackLimits(max_items=options.max_items, max_request_usd=options.max_request_usd),
+        budget_usd=options.budget_usd,
+        price=price,
+        concurrency=options.concurrency,
+        on_doubt=options.on_doubt,
+        seed=options.seed,
+        report=options.report,
     )
 
 
@@ -124,10 +158,18 @@ def _run_ledger(options: argparse.Namespace) -> int:
             print(show_text(problem))
         sys.stdout.flush()
         return NO_LEDGER if problems else 0
-    for line in show_ledger(path, action):
+    return _print(show_ledger(path, action))
+
+
+def _print(lines: Iterable[str]) -> int:
+    for line in lines:
         print(line)
     sys.stdout.flush()
     return 0
+
+
+def _width() -> int:
+    return shutil.get_terminal_size((80, 24)).columns
 
 
 def _check_variable(name: str | None) -> str | None:
@@ -137,4 +179,9 @@ def _check_variable(name: str | None) -> str | None:
     raise CallError("--api-key-env: expected the name of an environment variable that is set, not the key itself")
 
 
-_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"label": _run_label, "ledger": _run_ledger}
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "label": _run_label,
+    "plan": _run_plan,
+    "models": _run_models,
+    "ledger": _run_ledger,
+}

@@ -82,18 +82,12 @@ class Job:
         self._enqueue(asked)
 
     def _enqueue(self, asked: Mapping[str, str]) -> None:
-        # a line costs its number, a full stop and quotes besides its text: about five tokens, seven bytes at most
-        counts = self.requests.count(list(asked.values()))
-        # by the plain count: what one odd usage taught the scale fails no item
-        envelope = self.requests.envelope(1, scaled=False)
         questions = []
-        for (key, text), tokens in zip(asked.items(), counts, strict=True):
-            question = Question(key, text, tokens + 5, self.requests.bound(write_user([text], "")) + 2)
-            reason = envelope.why_not(question)
+        for question, reason in self.requests.questions(asked):
             if reason is None:
                 questions.append(question)
             else:
-                self.board.fail(key, reason)
+                self.board.fail(question.key, reason)
         # files are often sorted by class, and earlier rows pull later ones
         self.rng.shuffle(questions)
         self._pool.extend(questions)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 from packer.packs import PackLimits
 from packer.report import Settings
+from packer.tables import name_source
 from packer.usage import Price
 
 if TYPE_CHECKING:
@@ -60,4 +60,4 @@ class Order:
     @property
     def job(self) -> str:
         """What the budget belongs to: the same column of the same file, run after run."""
-        return f"{self.input if self.input == '-' else os.path.realpath(self.input)}#{self.text}"
+        return name_source(self.input, text=self.text)

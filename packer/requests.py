@@ -6,16 +6,20 @@ A reserve is a bound: bytes for tokens, max_tokens for the answer. An estimate i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Any
 
 from packer.estimates import AnswerAllowance, TokenScale
-from packer.packs import Envelope, Pack, PackLimits
-from packer.prompts import answer_schema, write_answer, write_system
+from packer.items import canonical_json, key_maker
+from packer.packs import Envelope, Pack, PackLimits, Question
+from packer.prompts import answer_schema, write_answer, write_system, write_user
 from packer.task import Task
 from packer.usage import Price
 
+# Part of every key: all that is sent besides the prompt and can change an answer
+PARAMETERS: Mapping[str, Any] = {"temperature": 0}
 # What a chat template adds round two messages, and the line that names the pack
 _TEMPLATE_TOKENS = 32
 # A record's strings can be of any length: a guess to start from, replaced by the first answers
@@ -23,6 +27,16 @@ _RECORD_ROW_TOKENS = 80
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 BoundTokens = Callable[[str], int]
+
+
+def make_keys(task: Task, model: str) -> Callable[[str], str]:
+    """A function from normalised text to the ledger key of its answer from `model`."""
+    return key_maker(fingerprint=task.fingerprint, model=model, parameters=PARAMETERS)
+
+
+def name_job(task: Task, model: str, job: str) -> str:
+    """The name under which the ledger sums up what jobs spend: that of `job`, with its task and model."""
+    return canonical_json([task.fingerprint, model, job])
 
 
 @dataclass(slots=True)
@@ -43,6 +57,8 @@ class Requests:
     allowance: AnswerAllowance = field(init=False)
     _tokens: int = field(init=False)
     _bound: int = field(init=False)
+    _answer: int = field(init=False)
+    _row: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.system = write_system(self.task)
@@ -50,7 +66,21 @@ class Requests:
         schema = json.dumps(self.schema)
         self._tokens = sum(self.count([self.system, schema])) + _TEMPLATE_TOKENS
         self._bound = self.bound(self.system) + self.bound(schema) + _TEMPLATE_TOKENS
-        self.allowance = AnswerAllowance(row=self._first_row())
+        rows = self._row_tokens()
+        self.allowance = AnswerAllowance(row=max(rows))
+        (self._answer,) = self.count([write_answer(self.task, "aaaa", {})])
+        examples = rows if self.task.record_schema is None else self._example_tokens()
+        self._row = sum(examples or rows) / len(examples or rows)
+
+    def questions(self, asked: Mapping[str, str]) -> Iterator[tuple[Question, str | None]]:
+        """The texts of `asked` (by their keys) as questions, each with why it cannot be asked, None where it can."""
+        # a line costs its number, a full stop and quotes besides its text: about five tokens, seven bytes at most
+        counts = self.count(list(asked.values()))
+        # by the plain count: what one odd usage taught the scale fails no item
+        envelope = self.envelope(1, scaled=False)
+        for (key, text), tokens in zip(asked.items(), counts, strict=True):
+            question = Question(key, text, tokens + 5, self.bound(write_user([text], "")) + 2)
+            yield question, envelope.why_not(question)
 
     def envelope(self, items: int, *, scaled: bool = True) -> Envelope:
         """What a pack of at most `items` questions may hold now; not `scaled`: by our own count of tokens alone."""
@@ -86,10 +116,20 @@ class Requests:
         """The o200k tokens of a request's whole input."""
         return self._tokens + pack.tokens
 
-    def _first_row(self) -> float:
+    def expect_answer(self, rows: int) -> int:
+        """The tokens of an answer of `rows` rows, each as long as labels, or records of examples, are on average."""
+        return self._answer + round(self._row * rows)
+
+    def _example_tokens(self) -> list[int]:
+        """The tokens of a row for each example's record."""
+        rows = [write_answer(self.task, "aaaa", {100: example.answer}) for example in self.task.examples]
+        return [tokens - self._answer for tokens in self.count(rows)]
+
+    def _row_tokens(self) -> list[int]:
+        """The tokens of a row for each label; of a record, a guess."""
         if self.task.record_schema is not None:
-            return _RECORD_ROW_TOKENS
+            return [_RECORD_ROW_TOKENS]
         # what a second row adds to an answer: the braces round the rows are no part of it
         one = self.count([write_answer(self.task, "", {100: label}) for label in self.task.labels])
         two = self.count([write_answer(self.task, "", {100: label, 101: label}) for label in self.task.labels])
-        return float(max(both - single for both, single in zip(two, one, strict=True)))
+        return [both - single for both, single in zip(two, one, strict=True)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +33,7 @@ from packer.events import (
     Statistics,
 )
 from packer.exchange import Reply
-from packer.items import Item, Result, canonical_json, key_maker
+from packer.items import Item, Result
 from packer.job import Job
 from packer.journal import Journal
 from packer.lanes import Lane
@@ -41,8 +41,8 @@ from packer.ledger import Ledger
 from packer.limiter import Limiter
 from packer.options import MOST_IN_FLIGHT, read_concurrency, read_usd
 from packer.packs import PackLimits
-from packer.pricing import find_price
-from packer.requests import Requests
+from packer.pricing import find_price, refuse_unpriced
+from packer.requests import PARAMETERS, Requests, make_keys, name_job
 from packer.sizing import PackSizer
 from packer.slots import Board, Slot
 from packer.sources import slices
@@ -53,8 +53,6 @@ from packer.usage import FREE, Price
 from packer.verdicts import Request
 
 DEFAULT_LEDGER = "prompt-packer.db"
-# Part of every key: all that is sent besides the prompt and can change an answer
-_PARAMETERS: Mapping[str, Any] = {"temperature": 0}
 _DEADLINE = 120.0  # seconds for one request, whatever happens on its way
 _LONG_PAUSE = 10.0  # seconds: shorter ones are nobody's news
 _SLICE = 500  # items looked up, shuffled and packed together
@@ -66,10 +64,11 @@ class Runner:
     `transport` None means the one that `model` and `base_url` name (see `connections.connect`); `api_key` None means
     the environment variable of that host. `ledger` is the file that remembers every answer, None for memory only. `job`
     names the job that a budget belongs to: runs with the same name, task and model share it. `budget_usd` caps what
-    the job may cost in all its runs, None for no cap. `price` None means the catalogue's. `concurrency` None means
-    that the limit is searched for. `on_doubt` says what happens to items whose request was sent and never heard of:
-    asked again, or held. `seed` orders the items inside the look-ahead. `linger` is how long, in seconds, a single text
-    waits for others to share its pack. `on_event` is called with everything that happens; it must not block.
+    the job may cost in all its runs, None for no cap. `price` None means the task's, or else that of the price table.
+    `concurrency` None means that the limit is searched for. `on_doubt` says what happens to items whose request was
+    sent and never heard of: asked again, or held. `seed` orders the items inside the look-ahead. `linger` is how long,
+    in seconds, a single text waits for others to share its pack. `on_event` is called with everything that happens; it
+    must not block.
 
     Raises `CallError` for what is wrong with the call and `LedgerError`, both on entering.
     """
@@ -98,7 +97,7 @@ class Runner:
         self._given_transport = transport
         self._address = (base_url, api_key)
         self._journal = Journal(ledger)
-        self._name = canonical_json([task.fingerprint, model, job])
+        self._name = name_job(task, model, job)
         self._limits = PackLimits() if limits is None else limits
         self._cap = None if budget_usd is None else read_usd("budget_usd", budget_usd)
         self._price = price
@@ -221,9 +220,9 @@ class Runner:
         return self._job.statistics(seconds=seconds, refused_settings=self._transport.refused_settings())
 
     async def _open(self) -> None:
-        self._price = FREE if self._transport.is_free() else self._price or find_price(self.model)
+        self._price = FREE if self._transport.is_free() else self._price or self.task.price or find_price(self.model)
         if self._price is None and (self._cap is not None or self._limits.max_request_usd is not None):
-            raise PriceError(f"no price is known for {self.model}, and a money cap needs one: give its price")
+            raise refuse_unpriced(self.model)
         await self._journal.open()
         self._job = await self._journal.ask(self._make_job)
         failpoints.reach("job: about to be noted in the ledger")
@@ -231,7 +230,7 @@ class Runner:
         failpoints.reach("job: noted")
 
     def _start_job(self, ledger: Ledger) -> int:
-        about = {"task": self.task.fingerprint, "model": self.model, "parameters": dict(_PARAMETERS)}
+        about = {"task": self.task.fingerprint, "model": self.model, "parameters": dict(PARAMETERS)}
         return ledger.start_job(self._name, about)
 
     def _make_job(self, ledger: Ledger) -> Job:
@@ -242,9 +241,8 @@ class Runner:
                 "go on without a budget, or start over with another ledger"
             )
         hold = self._on_doubt == "hold"
-        make_key = key_maker(fingerprint=self.task.fingerprint, model=self.model, parameters=_PARAMETERS)
         return Job(
-            board=Board(self.task, make_key),
+            board=Board(self.task, make_keys(self.task, self.model)),
             requests=Requests(self.task, self._limits, self._price, count_tokens, bound_tokens),
             budget=Budget(self._cap, spending.settled, spending.doubt),
             books=Books(spending.unknown, spending.doubt_requests, spending.doubt_texts),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -144,9 +144,14 @@ class Ending:
 
 def write_summary(ending: Ending, *, width: int) -> list[Line]:
     """The summary, at most `width` wide: what was done, what it took, what to do next."""
+    return write_facts(_facts(ending), width=width)
+
+
+def write_facts(facts: Iterable[tuple[str, str, str]], *, width: int) -> list[Line]:
+    """Facts (a name of at most 9 letters, a text, a style) as lines of at most `width`, the texts below each other."""
     lines: list[Line] = []
     room = max(width - 11, 20)
-    for name, text, style in _facts(ending):
+    for name, text, style in facts:
         shown = show_text(text)
         # a path is there to be copied, so it stays in one piece
         wrapped = [shown] if name == "output" else [cut_text(part, room) for part in textwrap.wrap(shown, room)]
@@ -163,7 +168,7 @@ def _facts(ending: Ending) -> Iterator[tuple[str, str, str]]:
     if now.known:
         yield "known", f"{now.known:,} of them, from the ledger or with the text of another item", ""
     if now.requests:
-        yield "sent", f"{_count(now.packs, 'pack')} in {_count(now.requests, 'request')}", ""
+        yield "sent", f"{count_of(now.packs, 'pack')} in {count_of(now.requests, 'request')}", ""
         usage = now.usage
         if usage.input_tokens:
             cached = f" ({usage.cached_input_tokens:,} of them cached)" if usage.cached_input_tokens else ""
@@ -180,7 +185,7 @@ def _facts(ending: Ending) -> Iterator[tuple[str, str, str]]:
     for given, chosen in ending.renamed:
         yield "column", f"the input has a column {given!r} already; the new one is {chosen!r}", ""
     if ending.guarded:
-        cells = f"{_count(ending.guarded, 'cell')} got a leading ' so that no spreadsheet runs them; see --raw"
+        cells = f"{count_of(ending.guarded, 'cell')} got a leading ' so that no spreadsheet runs them; see --raw"
         yield "cells", cells, ""
     if ending.notice:
         yield "model", ending.notice, ""
@@ -188,7 +193,7 @@ def _facts(ending: Ending) -> Iterator[tuple[str, str, str]]:
     for reason, count in shown:
         yield "failed", f"{count:,}: {reason}", "red"
     if len(ending.reasons) > len(shown):
-        yield "", f"and for {_count(len(ending.reasons) - len(shown), 'more reason')}", "red"
+        yield "", f"and for {count_of(len(ending.reasons) - len(shown), 'more reason')}", "red"
     yield from _next_steps(ending)
 
 
@@ -198,7 +203,7 @@ def _next_steps(ending: Ending) -> Iterator[tuple[str, str, str]]:
         yield "output", output, ""
     if ending.stopped:
         yield "stopped", ending.stopped, "yellow"
-        what = f"{_count(now.pending, 'item')} pending; " if now.pending else ""
+        what = f"{count_of(now.pending, 'item')} pending; " if now.pending else ""
         when = "" if ending.stopped == "interrupted" else "when that is mended, "
         kept = f"every answer is kept in {ending.ledger}"
         yield "next", f"{what}{when}run the same command again to go on: {kept}", "bold"
@@ -238,7 +243,7 @@ def _write_cost(ending: Ending) -> str:
     elif not doubt and not unpriced:
         parts.append("free: it ran on this machine" if ending.notice else "nothing was charged")
     if unpriced:
-        parts.append(f"unknown for {_count(unpriced, 'request')}: no charge was told, and no price is known")
+        parts.append(f"unknown for {count_of(unpriced, 'request')}: no charge was told, and no price is known")
     if earlier.settled or earlier.in_doubt:
         parts.append(f"{format_usd(now.settled + now.in_doubt)} with earlier runs")
     if ending.budget is not None:
@@ -247,7 +252,7 @@ def _write_cost(ending: Ending) -> str:
 
 
 def _write_doubt(now: Statistics) -> str:
-    lost = f"{_count(now.doubt_requests, 'request')} with {_count(now.doubt_texts, 'text')}"
+    lost = f"{count_of(now.doubt_requests, 'request')} with {count_of(now.doubt_texts, 'text')}"
     if not now.in_doubt:
         return f"{lost} were sent and never heard of; what they cost is unknown"
     most = now.settled + now.in_doubt
@@ -275,5 +280,6 @@ def _write_seconds(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
-def _count(number: int, one: str, many: str = "") -> str:
+def count_of(number: int, one: str, many: str = "") -> str:
+    """`number` things, in words."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -9,14 +9,12 @@ from __future__ import annotations
 import codecs
 import csv
 import difflib
-import hashlib
 import io
 import itertools
 import json
 import os
 import re
 import select
-import sqlite3
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -25,6 +23,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from packer.errors import CallError, InputError
+from packer.seen import Seen
 
 # No line and no cell is longer. It bounds memory where a quote is never closed; a text that is too long to be asked is
 # far shorter, and is failed with its reason instead of being refused here.
@@ -111,7 +110,7 @@ class Reader:
         self._ended = False
         ending = None if path == "-" else _ENDINGS.get(Path(path).suffix.lower())
         self._file = _open(path)
-        self._ids: _Ids | None = None
+        self._ids: Seen | None = None
         try:
             if ending is None and not self._streamed:
                 format_of(path)
@@ -132,7 +131,7 @@ class Reader:
             for column in (text, id_column):
                 if column is not None:
                     self._check_column(column)
-            self._ids = None if id_column is None else _Ids()
+            self._ids = None if id_column is None else Seen()
         except BaseException:
             self.close()
             raise
@@ -298,6 +297,11 @@ class Reader:
             raise self._fault(line, f"the id {key!r} stands on line {before} already")
 
 
+def name_source(path: str, *, text: str) -> str:
+    """What a budget belongs to: the same column of the same file, run after run."""
+    return f"{path if path == '-' else os.path.realpath(path)}#{text}"
+
+
 def check_table(reader: Reader) -> Checked:
     """Read a table to its end and keep nothing.
 
@@ -326,32 +330,6 @@ def refuse_new_keys(reader: Reader, *, names: Collection[str], fixed: bool) -> I
                     message = f"the key {key!r} is not in the first row, which fixes the output's columns"
                     raise InputError(f"{reader.name}: line {row.line}: {message}", line=row.line)
         yield row
-
-
-class _Ids:
-    """The ids seen so far, on the disk and not in memory: digests in a nameless database that ends with the process."""
-
-    def __init__(self) -> None:
-        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        for pragma in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE", "cache_size = -32000"):
-            self._database.execute(f"PRAGMA {pragma}")
-        self._database.execute("CREATE TABLE ids (id BLOB PRIMARY KEY, line INTEGER) WITHOUT ROWID")
-        self._database.execute("BEGIN")
-
-    def add(self, key: str, line: int) -> int | None:
-        """None for a new id, else the line on which it stands already. Raises `InputError` where the disk is full."""
-        digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        try:
-            self._database.execute("INSERT INTO ids VALUES (?, ?)", (digest, line))
-        except sqlite3.IntegrityError:
-            found = self._database.execute("SELECT line FROM ids WHERE id = ?", (digest,)).fetchone()
-            return int(found[0])
-        except sqlite3.Error as error:
-            raise InputError(f"line {line}: the ids cannot be compared: {error}", line=line) from error
-        return None
-
-    def close(self) -> None:
-        self._database.close()
 
 
 def _open(path: str) -> io.FileIO:

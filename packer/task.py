@@ -9,24 +9,28 @@ import hashlib
 import json
 import tomllib
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from enum import Enum, StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 import jsonschema
 import jsonschema.exceptions
 import jsonschema.protocols
 import pydantic
 import referencing
+from pydantic_core import PydanticCustomError
 
 from packer.errors import TaskError
 from packer.items import canonical_json
+from packer.usage import Price
 
 # Part of the fingerprint: a change to what prompts.py writes is a change to what the model answers.
 PROMPT_FORMAT = 1
+_MOST_USD = 1_000_000
 
 LabelsLike: TypeAlias = Mapping[str, str] | Iterable[str] | type[Enum] | Any  # Any: a Literal[...] form
 RecordLike: TypeAlias = type[pydantic.BaseModel] | Mapping[str, Any]
@@ -48,6 +52,21 @@ class Example:
     answer: str | Mapping[str, Any]
 
 
+def _read_usd(given: Any) -> Decimal:
+    usd = Decimal(given) if type(given) is int else given
+    if not isinstance(usd, Decimal) or not usd.is_finite() or not 0 <= usd <= _MOST_USD:
+        wanted = "expected US dollars per million tokens, like 0.15, got {given}"
+        raise PydanticCustomError("usd", wanted, {"given": repr(given)})
+    return usd
+
+
+Usd: TypeAlias = Annotated[
+    Decimal,
+    pydantic.BeforeValidator(_read_usd),
+    pydantic.WithJsonSchema({"type": "number", "minimum": 0, "maximum": _MOST_USD}),
+]
+
+
 class TaskFile(pydantic.BaseModel):
     """The content of a `task.toml` or `task.json`; `schemas/task.schema.json` is the same in JSON Schema."""
 
@@ -62,11 +81,21 @@ class TaskFile(pydantic.BaseModel):
         label: str | None = None
         record: dict[str, Any] | None = None
 
+    class FilePrice(pydantic.BaseModel):
+        """The model's price in USD per million tokens; `cached_input` is for input that the provider has cached."""
+
+        model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+
+        input: Usd
+        output: Usd
+        cached_input: Usd | None = None
+
     instructions: str = ""
     labels: dict[str, str] | list[str] | None = None
     record: dict[str, Any] | None = None
     examples: list[FileExample] = []
     shape: Literal["object", "pair", "line"] | None = None
+    price: FilePrice | None = None
 
 
 class Task:
@@ -75,6 +104,7 @@ class Task:
     `labels` is a list of names, a mapping from name to description, an Enum (its string values, else its names) or a
     `Literal[...]`; `record` is a pydantic model or a JSON Schema of an object. Exactly one of the two is given.
     `examples` are `Example`s or (text, answer) pairs. `shape` None means the most compact that the task allows.
+    `price` is that of the model which will be asked, None where the price table is to know it; it changes no answer.
 
     Raises `TaskError`.
     """
@@ -87,6 +117,7 @@ class Task:
         instructions: str = "",
         examples: Iterable[Example | tuple[str, str | Mapping[str, Any]]] = (),
         shape: AnswerShape | str | None = None,
+        price: Price | None = None,
     ) -> None:
         if (labels is None) == (record is None):
             raise TaskError("", "expected either labels or a record, got " + ("neither" if labels is None else "both"))
@@ -100,6 +131,7 @@ class Task:
         self._validator = None if self.record_schema is None else _compile(self.record_schema)
         self.shape = _read_shape(shape, is_record=record is not None)
         self.examples = tuple(self._read_examples(examples))
+        self.price = price
 
     def match_label(self, answer: str) -> str | None:
         """The task's spelling of a label that a model wrote; None where it is not one of the labels.
@@ -184,12 +216,16 @@ def read_task(path: Path | str) -> Task:
     Raises `TaskError` with the file's name, the key and what was wanted.
     """
     path = Path(path)
-    readers = {".toml": tomllib.loads, ".json": json.loads}
+    readers: dict[str, Callable[..., Any]] = {".toml": tomllib.loads, ".json": json.loads}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise TaskError(str(path), "expected a task file that ends in .toml or .json")
     try:
-        content = reader(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = reader(text)
+        if isinstance(content, dict) and "price" in content:
+            # money is read exactly, and nothing else is: a Decimal in a record's schema would be no JSON
+            content["price"] = reader(text, parse_float=_read_decimal)["price"]
     except OSError as error:
         raise TaskError(str(path), f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -207,6 +243,13 @@ def read_task(path: Path | str) -> Task:
         raise TaskError(f"{path}: {error.where}" if error.where else str(path), error.wanted) from error
 
 
+def _read_decimal(given: str) -> Decimal:
+    try:
+        return Decimal(given)
+    except InvalidOperation:  # an exponent of twenty digits
+        return Decimal("NaN")
+
+
 def fold_label(label: str) -> str:
     """The form in which two spellings of a label are compared."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", label).strip().casefold())
@@ -216,6 +259,10 @@ def _task_from(content: TaskFile) -> Task:
     for index, example in enumerate(content.examples):
         if (example.label is None) == (example.record is None):
             raise TaskError(f"examples[{index}]", "expected either a label or a record")
+    price = content.price
+    if price is not None and price.cached_input is not None and price.cached_input > price.input:
+        # a reserve is made at the price of input
+        raise TaskError("price.cached_input", f"expected at most price.input, {price.input}")
     return Task(
         content.labels,
         record=content.record,
@@ -225,6 +272,7 @@ def _task_from(content: TaskFile) -> Task:
             for example in content.examples
         ],
         shape=content.shape,
+        price=None if price is None else Price(price.input, price.output, price.cached_input),
     )
 
 

@@ -66,6 +66,11 @@ def to_usd(nano: int) -> Decimal:
     return Decimal(nano) / NANO
 
 
+def format_price(usd: Decimal) -> str:
+    """A price per million tokens for a person: cents, and more digits only where there are any."""
+    return f"${usd:,.2f}" if usd == round(usd, 2) else f"${usd.normalize():f}"
+
+
 def format_usd(usd: Decimal | None) -> str:
     """`usd` for a person: two significant digits below a cent, cents above, `unknown` for None."""
     if usd is None:

@@ -71,7 +71,10 @@ def label(*arguments: str, call: list[str] = CALL) -> int:
 HEAVY = ["openai", "instructor", "pydantic", "jsonschema", "rich", "aiohttp", "numpy", "onnxruntime", "genai_prices"]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["label", "--help"], ["--version"], ["label", "--nonsense"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["label", "--help"], ["plan", "--help"], ["--version"], ["label", "--nonsense"], ["models"]],
+)
 def test_help_version_and_a_bad_call_import_nothing_slow(arguments: list[str]) -> None:
     code = f"import sys; from packer.cli import main; main({arguments!r}); print(*sys.modules, sep='\\n')"
     began = time.perf_counter()
@@ -80,7 +83,7 @@ def test_help_version_and_a_bad_call_import_nothing_slow(arguments: list[str]) -
     assert time.perf_counter() - began < 2  # 0.13 s where nothing else runs
 
 
-@pytest.mark.parametrize("command", [[], ["label"], ["ledger"]])
+@pytest.mark.parametrize("command", [[], ["label"], ["plan"], ["models"], ["ledger"]])
 def test_help_fits_80_columns(command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert main([*command, "--help"]) == 0
@@ -89,8 +92,9 @@ def test_help_fits_80_columns(command: list[str], capsys: pytest.CaptureFixture[
     assert "%" not in shown
 
 
-def test_label_help_ends_with_examples_that_parse(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["label", "--help"]) == 0
+@pytest.mark.parametrize("command", ["label", "plan", "models"])
+def test_help_ends_with_examples_that_parse(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
     shown = capsys.readouterr().out
     examples = shown.split("examples:")[1].split("exit codes:")[0].replace("\\\n", " ").strip().splitlines()
     assert len(examples) == 2

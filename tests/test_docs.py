@@ -14,6 +14,7 @@ from packer.packs import PackLimits
 from packer.task import AnswerShape, read_task
 
 ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = ("label", "plan", "models", "ledger")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 
@@ -27,14 +28,40 @@ def help_of(*command: str) -> str:
 
 def test_every_option_in_the_readme_exists() -> None:
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - {"--help"}
-    shown = help_of("label") + help_of("ledger")
+    shown = "".join(help_of(command) for command in COMMANDS)
     assert options
     assert [option for option in sorted(options) if option not in shown] == []
 
 
 def test_the_help_fits_a_terminal() -> None:
-    for command in ((), ("label",), ("ledger",)):
+    for command in ((), *((name,) for name in COMMANDS)):
         assert max(map(len, help_of(*command).splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_readme_names_every_command_and_its_options_there_exist(command: str) -> None:
+    lines = re.findall(rf"prompt-packer {command}\b[^\n`]*(?:\\\n[^\n`]*)*", README)
+    assert lines
+    shown = help_of(command)
+    for option in {option for line in lines for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", line)}:
+        assert option in shown, option
+
+
+def test_options_that_commands_share_are_told_in_the_same_words() -> None:
+    told = {command: options_of(help_of(command)) for command in COMMANDS}
+    for command in ("plan", "models"):
+        shared = told[command].keys() & told["label"].keys() - {"--help", "--output"}
+        assert {"--text", "--labels", "--task", "--id", "--encoding", "--max-items"} <= shared
+        assert {option: told[command][option] for option in shared} == {
+            option: told["label"][option] for option in shared
+        }
+
+
+def options_of(shown: str) -> dict[str, str]:
+    """What the help says of each option."""
+    listed = re.split(r"\n\s+(?:-\w, )?(?=--)", shown.split("examples:", maxsplit=1)[0])[1:]
+    words = [" ".join(re.split(r"\n\n|\nexit", part)[0].split()) for part in listed]
+    return {word.split()[0].rstrip(","): word for word in words}
 
 
 def test_the_readmes_test_command_is_what_ci_runs() -> None:

@@ -35,19 +35,8 @@ FLOORS = [
     {"runner", "testing"},
     {"sync"},
     {"__init__"},
-    {
-        "arguments",
-        "cli",
-        "labelling",
-        "ledger_view",
-        "order",
-        "outputs",
-        "progress",
-        "report",
-        "signals",
-        "summary",
-        "tables",
-    },
+    {"arguments", "cli", "labelling", "ledger_view", "models_view", "order", "outputs", "plan_view", "planning"}
+    | {"progress", "report", "seen", "signals", "summary", "tables"},
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -58,19 +47,8 @@ ROOMS = [
     {"headers", "refusals", "replies"},
     {"ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows"},
     {"connections", "local", "providers", "tokens", "transport", "wire"},
-    {
-        "arguments",
-        "cli",
-        "labelling",
-        "ledger_view",
-        "order",
-        "outputs",
-        "progress",
-        "report",
-        "signals",
-        "summary",
-        "tables",
-    },
+    {"arguments", "cli", "labelling", "ledger_view", "models_view", "order", "outputs", "plan_view", "planning"}
+    | {"progress", "report", "seen", "signals", "summary", "tables"},
 ]
 
 
