@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from packer import __version__
 from packer.errors import CallError
-from packer.packs import MAX_ITEMS_CEILING
+from packer.packs import MAX_ITEMS_CEILING, UNTRUSTED_ITEMS, PackLimits
 
 PROGRAM = "prompt-packer"
 LEDGER = "prompt-packer.db"
@@ -86,7 +86,10 @@ def read_arguments(given: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=_Parser)
     for add in (_add_label, _add_plan, _add_models, _add_ledger):
         add(commands)
-    return parser.parse_args(given)
+    options = parser.parse_args(given)
+    if getattr(options, "max_items", 0) is None:
+        options.max_items = UNTRUSTED_ITEMS if getattr(options, "untrusted", False) else PackLimits().max_items
+    return options
 
 
 def _add_label(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -112,7 +115,7 @@ def _add_plan(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     _take_job(plan)
     shown = {"help", "input", "text", "labels", "task", "model", "base_url", "id", "encoding", "budget_usd"}
-    shown |= {"max_request_usd", "price_input", "price_output", "max_items", "ledger"}
+    shown |= {"max_request_usd", "price_input", "price_output", "max_items", "untrusted", "ledger"}
     for action in plan._actions:  # noqa: SLF001  argparse has no public name for it
         if action.dest not in shown:  # taken, so that a command line of label's is one of plan's
             action.help = argparse.SUPPRESS
@@ -159,6 +162,7 @@ def _take_job(label: _Parser) -> None:
     _take_price(money)
     running = label.add_argument_group("how it runs")
     _take_max_items(running)
+    _take_untrusted(running)
     add = running.add_argument
     add("--concurrency", metavar="auto|N", type=_read_concurrency, help="requests in flight (default: auto)")
     _take_ledger(running)
@@ -246,8 +250,16 @@ def _take_max_items(group: argparse._ArgumentGroup) -> None:
         "--max-items",
         metavar="N",
         type=_whole(1, MAX_ITEMS_CEILING),
-        default=20,
         help=f"texts in a request, 1 to {MAX_ITEMS_CEILING} (default: 20)",
+    )
+
+
+def _take_untrusted(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--untrusted",
+        action="store_true",
+        help="the texts may try to steer labels: the task file's canaries stand among them, in packs of "
+        f"{UNTRUSTED_ITEMS} where --max-items says nothing",
     )
 
 

@@ -114,15 +114,19 @@ def _make_task(options: argparse.Namespace) -> Task:
 
 
 def _make_order(options: argparse.Namespace) -> Order:
+    from packer.canaries import find_canaries  # noqa: PLC0415  as task
     from packer.order import Order  # noqa: PLC0415  slow
 
     if (options.price_input is None) != (options.price_output is None):
         raise CallError("--price-input and --price-output: expected both or neither")
     price = None if options.price_input is None else Price(options.price_input, options.price_output)
+    task = _make_task(options)
+    if options.untrusted:
+        find_canaries(task)  # before a large input is read
     return Order(
         input=options.input,
         text=options.text,
-        task=_make_task(options),
+        task=task,
         model=options.model,
         id_column=options.id,
         encoding=options.encoding,
@@ -141,6 +145,7 @@ def _make_order(options: argparse.Namespace) -> Order:
         on_doubt=options.on_doubt,
         seed=options.seed,
         report=options.report,
+        untrusted=options.untrusted,
     )
 
 

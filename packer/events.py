@@ -49,6 +49,18 @@ class AttemptEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class CanaryHit:
+    """A pack of an untrusted job is suspect: none of its rows is accepted, and its items are asked one by one.
+
+    `missed` holds, for each canary that came back wrong, its right label and the label that came; None for no row.
+    """
+
+    attempt: int
+    items: int
+    missed: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
 class LimitChanged:
     """The number of requests that may be in flight has changed."""
 
@@ -84,7 +96,15 @@ class JobStopped:
 
 
 Event: TypeAlias = (
-    JobStarted | AttemptStarted | AttemptEnded | LimitChanged | PackSizeChanged | Paused | SettingRefused | JobStopped
+    JobStarted
+    | AttemptStarted
+    | AttemptEnded
+    | CanaryHit
+    | LimitChanged
+    | PackSizeChanged
+    | Paused
+    | SettingRefused
+    | JobStopped
 )
 
 
@@ -114,7 +134,8 @@ class Statistics:
     of, and asked for `doubt_texts` texts; `unpriced` counts requests whose cost nobody knows. All of these but
     `reserved` include earlier runs of the same job. `levels` show cost and pace as more was in flight. `balance` is the
     last one that the gateway told. `stopped` is the reason why nothing more is sent, None while the job runs or when it
-    has finished.
+    has finished. `canaries_asked` were sent among the items of an untrusted job, and `canary_hits` packs were rejected
+    because of them.
     """
 
     items: int
@@ -141,3 +162,5 @@ class Statistics:
     seconds: float
     stopped: str | None
     refused_settings: tuple[str, ...]
+    canaries_asked: int
+    canary_hits: int

@@ -16,6 +16,7 @@ from typing import Any
 from packer import recovery
 from packer.books import Books
 from packer.budget import Budget
+from packer.canaries import Canaries
 from packer.errors import Failure, TransportError
 from packer.estimates import GROWTH
 from packer.events import AttemptEnded, Statistics
@@ -62,6 +63,8 @@ class Job:
     _later: list[tuple[float, int, Pack, PackRecord]] = field(default_factory=list, init=False)
     _packs: int = field(default=0, init=False)
     _requests: int = field(default=0, init=False)
+    _canaries: int = field(default=0, init=False)
+    _canary_hits: int = field(default=0, init=False)
 
     # Items in
 
@@ -189,12 +192,24 @@ class Job:
     def _open_request(self, pack: Pack, record: PackRecord, max_tokens: int, worst: Decimal | None) -> Request:
         reserve = None if worst is None else self.budget.reserve(worst)
         nonce = "".join(self.rng.choices(_NONCE_LETTERS, k=4))
-        prompt = Prompt(self.requests.system, write_user(pack.texts, nonce), self.requests.schema, max_tokens)
+        canaries = self._draw_canaries(len(pack))
+        user = write_user(canaries.mix(pack.texts), nonce)
+        prompt = Prompt(self.requests.system, user, self.requests.schema, max_tokens)
         self.in_flight += 1
-        request = Request(self.attempt, pack, record, prompt, nonce, reserve, self.in_flight)
+        request = Request(self.attempt, pack, record, prompt, nonce, reserve, self.in_flight, canaries)
         self.attempt += 1
         self._requests += 1
+        self._canaries += len(canaries)
         return request
+
+    def _draw_canaries(self, items: int) -> Canaries:
+        count = self.requests.canaries_in(items)
+        if not count:
+            return Canaries()
+        labels = self.rng.sample(list(self.requests.canaries), count)
+        numbers = self.rng.sample(range(1, items + count + 1), count)
+        drawn = [self.rng.choice(self.requests.canaries[label]) for label in labels]
+        return Canaries(dict(zip(numbers, drawn, strict=True)))
 
     # Replies in
 
@@ -226,7 +241,9 @@ class Job:
             hold=self.hold,
             silence=0.0 if self._heard is None else now - self._heard,
         )
-        if isinstance(outcome, Answered) and not isinstance(step, Resend):
+        self._canary_hits += bool(verdict.missed)
+        # a hit says what stood in the pack, and nothing of its size
+        if isinstance(outcome, Answered) and not outcome.hit and not isinstance(step, Resend):
             self.sizer.answered(outcome.asked, outcome.sound)
         self._follow(step, rest, record, attempt=request.attempt, now=now)
         return AttemptEnded(
@@ -245,6 +262,7 @@ class Job:
         """Take back a request that could not be written down, and therefore did not leave; the job stops."""
         self.in_flight -= 1
         self._requests -= 1
+        self._canaries -= len(request.canaries)
         self.budget.release(request.reserve or Decimal(0))
         self.stop(reason)
         for key in request.pack.keys:
@@ -291,6 +309,8 @@ class Job:
             seconds=seconds,
             stopped=self.stopped,
             refused_settings=refused_settings,
+            canaries_asked=self._canaries,
+            canary_hits=self._canary_hits,
         )
 
     def _account(self, verdict: Verdict) -> None:
@@ -334,14 +354,14 @@ class Job:
             self.requests.scale.observed(counted=self.requests.estimate(request.pack), reported=usage.input_tokens)
         # an answer with every row that ran on until it was cut (some models pad with blanks) needs no more room
         if outcome.truncated and outcome.sound < outcome.asked:
-            self.requests.allowance.truncated(request.prompt.max_tokens, outcome.asked)
+            self.requests.allowance.truncated(request.prompt.max_tokens, self.requests.rows(request.pack))
             allowed = request.prompt.max_tokens
             at_ceiling = self.requests.max_tokens(request.pack, least=GROWTH * allowed) <= allowed
             return replace(outcome, at_ceiling=at_ceiling)
         if outcome.sound == outcome.asked and not outcome.truncated:
             # the usage may be stale or missing, the text is there
             taken = max(verdict.written, usage.output_tokens if usage is not None else 0)
-            self.requests.allowance.answered(outcome.asked, taken)
+            self.requests.allowance.answered(self.requests.rows(request.pack), taken)
         return outcome
 
     def _follow(self, step: Step, rest: Pack, record: PackRecord, *, attempt: int, now: float) -> None:

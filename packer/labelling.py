@@ -153,6 +153,7 @@ class _Job:
                 concurrency=order.concurrency,
                 on_doubt=order.on_doubt,
                 seed=order.seed,
+                untrusted=order.untrusted,
                 on_event=display.event,
             )
             async with runner:

@@ -33,6 +33,7 @@ class RunnerOptions(TypedDict, total=False):
     seed: int
     linger: float
     on_event: Callable[[Event], None] | None
+    untrusted: bool
 
 
 def read_usd(name: str, given: Decimal | float | str) -> Decimal:

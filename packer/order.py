@@ -44,6 +44,7 @@ class Order:
     on_doubt: Literal["retry", "hold"] = "retry"
     seed: int = 0
     report: str | None = None
+    untrusted: bool = False
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ from packer.errors import CallError
 
 # The ceiling of reference measurements: beyond it every model tested loses accuracy clearly.
 MAX_ITEMS_CEILING = 100
+# The default of an untrusted job: what an attack can reach is one pack
+UNTRUSTED_ITEMS = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from packer.canaries import find_canaries
 from packer.errors import CallError
 from packer.planning import Load, Plan, plan_job
 from packer.pricing import Quote, find_near, find_quote, refuse_unpriced
@@ -40,7 +41,8 @@ def show_plan(order: Order, *, width: int) -> list[Line]:
         price = None if quote is None else quote.price
         if price is None and (order.budget_usd is not None or order.limits.max_request_usd is not None):
             raise refuse_unpriced(order.model)
-        requests = Requests(order.task, order.limits, price, count_tokens, bound_tokens)
+        canaries = find_canaries(order.task) if order.untrusted else {}
+        requests = Requests(order.task, order.limits, price, count_tokens, bound_tokens, canaries)
         plan = plan_job(
             (row.text for row in reader),
             requests=requests,

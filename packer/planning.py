@@ -43,7 +43,7 @@ class Load:
         input_tokens, max_tokens = requests.estimate(pack), requests.max_tokens(pack)
         self.requests += 1
         self.input_tokens += input_tokens
-        self.output_tokens += min(requests.expect_answer(len(pack)), max_tokens)
+        self.output_tokens += min(requests.expect_answer(requests.rows(pack)), max_tokens)
         worst = requests.worst(pack, max_tokens)
         self.worst = None if worst is None or self.worst is None else self.worst + worst
         self.longest = max(self.longest, input_tokens + max_tokens)

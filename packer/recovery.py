@@ -40,7 +40,8 @@ class Answered:
     """A reply was read: of `asked` rows `sound` were accepted.
 
     `truncated`: it ended at its max_tokens. `filtered`: a content filter ended it. `defect` is the first thing that was
-    wrong, empty where nothing was. `at_ceiling`: no more tokens can be allowed.
+    wrong, empty where nothing was. `at_ceiling`: no more tokens can be allowed. `hit`: a canary came back wrong or not
+    at all, so that no row was accepted.
     """
 
     asked: int
@@ -49,6 +50,7 @@ class Answered:
     filtered: bool = False
     at_ceiling: bool = False
     defect: str = ""
+    hit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,9 @@ class JobRecord:
     def after(self, outcome: Outcome) -> JobRecord:
         """The record with one more outcome."""
         match outcome:
+            case Answered(hit=True):
+                # an attack in the texts: neither a reply that can be used nor a model that cannot be
+                return JobRecord(accepted=self.accepted, unusable=self.unusable)
             case Answered(sound=sound):
                 return JobRecord(accepted=self.accepted or sound > 0, unusable=0 if sound else self.unusable + 1)
             case Failed(failure=Failure.BAD_REQUEST | Failure.TOO_LONG, message=message):
@@ -198,6 +203,9 @@ def next_step(
 def _after_answer(outcome: Answered, rest: int, pack: PackRecord, job: JobRecord) -> Step:
     if rest == 0:
         return Accept()
+    if outcome.hit:
+        # a single harms nobody but itself, and has no canary: no second hit can follow
+        return Split(rest)
     if job.unusable >= (_UNUSABLE_IN_ROW if job.accepted else _UNUSABLE_AT_START):
         return Stop(f"{job.unusable} answers in a row had no usable row, the last one: {outcome.defect}")
     if outcome.truncated and outcome.sound == 0 and not outcome.at_ceiling and pack.answers <= MAX_RAISES:

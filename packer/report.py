@@ -36,6 +36,7 @@ class Settings:
     concurrency: int | None
     on_doubt: Literal["retry", "hold"]
     seed: int
+    untrusted: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,10 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from statistics import fmean
 from typing import Any
 
+from packer.canaries import PER_PACK, Canary
 from packer.estimates import AnswerAllowance, TokenScale
 from packer.items import canonical_json, key_maker
 from packer.packs import Envelope, Pack, PackLimits, Question
@@ -44,6 +46,7 @@ class Requests:
     """The constant part of a job's requests, and the caps that each of them keeps.
 
     `count` and `bound` are the token counters of `tokens.py`. `price` None means unknown: nothing can be reserved.
+    `canaries` by their labels are those of an untrusted job: every pack of more than one item gets two of them.
     """
 
     task: Task
@@ -51,6 +54,7 @@ class Requests:
     price: Price | None
     count: CountTokens
     bound: BoundTokens
+    canaries: Mapping[str, Sequence[Canary]] = field(default_factory=dict)
     system: str = field(init=False)
     schema: dict[str, object] = field(init=False)
     scale: TokenScale = field(default_factory=TokenScale, init=False)
@@ -59,6 +63,8 @@ class Requests:
     _bound: int = field(init=False)
     _answer: int = field(init=False)
     _row: float = field(init=False)
+    _canary_tokens: int = field(default=0, init=False)  # of one pack's canaries, on average
+    _canary_bound: int = field(default=0, init=False)  # of the longest that one pack can get
 
     def __post_init__(self) -> None:
         self.system = write_system(self.task)
@@ -71,6 +77,10 @@ class Requests:
         (self._answer,) = self.count([write_answer(self.task, "aaaa", {})])
         examples = rows if self.task.record_schema is None else self._example_tokens()
         self._row = sum(examples or rows) / len(examples or rows)
+        if self.canaries:
+            lines = [[write_user([canary.text], "") for canary in canaries] for canaries in self.canaries.values()]
+            self._canary_tokens = round(PER_PACK * fmean(fmean(self.count(written)) for written in lines))
+            self._canary_bound = sum(sorted(max(map(self.bound, written)) + 2 for written in lines)[-PER_PACK:])
 
     def questions(self, asked: Mapping[str, str]) -> Iterator[tuple[Question, str | None]]:
         """The texts of `asked` (by their keys) as questions, each with why it cannot be asked, None where it can."""
@@ -82,16 +92,21 @@ class Requests:
             question = Question(key, text, tokens + 5, self.bound(write_user([text], "")) + 2)
             yield question, envelope.why_not(question)
 
+    def canaries_in(self, items: int) -> int:
+        """How many canaries a pack of `items` gets."""
+        return PER_PACK if self.canaries and items > 1 else 0
+
     def envelope(self, items: int, *, scaled: bool = True) -> Envelope:
         """What a pack of at most `items` questions may hold now; not `scaled`: by our own count of tokens alone."""
-        tokens = int(self.limits.max_input_tokens / (self.scale.factor if scaled else 1.0)) - self._tokens
+        room = int(self.limits.max_input_tokens / (self.scale.factor if scaled else 1.0))
+        tokens = room - self._constant_tokens(items)
         cap = self.limits.max_request_usd
         if cap is None or self.price is None:
             return Envelope(items, tokens)
         per_token, per_row = self.price.input / 1_000_000, self.price.output / 1_000_000
-        constant = self._bound * per_token + self.allowance.allow(0) * per_row
+        constant = self._constant_bound(items) * per_token + self.allowance.allow(0) * per_row
         row = (self.allowance.allow(2) - self.allowance.allow(1) + 1) * per_row
-        return Envelope(items, tokens, cap - constant, per_token, row)
+        return Envelope(items, tokens, cap - constant - self.canaries_in(items) * row, per_token, row)
 
     def max_tokens(self, pack: Pack, *, least: int = 0) -> int:
         """The `max_tokens` of a request for `pack`: what its answer may take, within the request's cap.
@@ -99,22 +114,33 @@ class Requests:
         `least` is what an earlier answer of this very pack has shown to be needed.
         Less than 1 where the cap leaves no room for an answer.
         """
-        allowed = min(self.allowance.ceiling, max(least, self.allowance.allow(len(pack))))
+        allowed = min(self.allowance.ceiling, max(least, self.allowance.allow(self.rows(pack))))
         cap = self.limits.max_request_usd
         if cap is None or self.price is None or not self.price.output:
             return allowed
-        room = cap - (self._bound + pack.bound) * self.price.input / 1_000_000
+        room = cap - (self._constant_bound(len(pack)) + pack.bound) * self.price.input / 1_000_000
         return min(allowed, int(room * 1_000_000 / self.price.output))
 
     def worst(self, pack: Pack, max_tokens: int) -> Decimal | None:
         """The most that a request for `pack` can cost, in USD; None where the price is unknown."""
         if self.price is None:
             return None
-        return ((self._bound + pack.bound) * self.price.input + max_tokens * self.price.output) / 1_000_000
+        bound = self._constant_bound(len(pack)) + pack.bound
+        return (bound * self.price.input + max_tokens * self.price.output) / 1_000_000
 
     def estimate(self, pack: Pack) -> int:
         """The o200k tokens of a request's whole input."""
-        return self._tokens + pack.tokens
+        return self._constant_tokens(len(pack)) + pack.tokens
+
+    def rows(self, pack: Pack) -> int:
+        """The rows of a whole answer to a request for `pack`."""
+        return len(pack) + self.canaries_in(len(pack))
+
+    def _constant_tokens(self, items: int) -> int:
+        return self._tokens + (self._canary_tokens if self.canaries_in(items) else 0)
+
+    def _constant_bound(self, items: int) -> int:
+        return self._bound + (self._canary_bound if self.canaries_in(items) else 0)
 
     def expect_answer(self, rows: int) -> int:
         """The tokens of an answer of `rows` rows, each as long as labels, or records of examples, are on average."""

@@ -19,10 +19,12 @@ import pydantic
 from packer import failpoints
 from packer.books import Books
 from packer.budget import Budget
+from packer.canaries import find_canaries
 from packer.connections import connect
 from packer.errors import CallError, LedgerFull, PriceError, TransportError
 from packer.events import (
     AttemptStarted,
+    CanaryHit,
     Event,
     JobStarted,
     JobStopped,
@@ -40,7 +42,7 @@ from packer.lanes import Lane
 from packer.ledger import Ledger
 from packer.limiter import Limiter
 from packer.options import MOST_IN_FLIGHT, read_concurrency, read_usd
-from packer.packs import PackLimits
+from packer.packs import UNTRUSTED_ITEMS, PackLimits
 from packer.pricing import find_price, refuse_unpriced
 from packer.requests import PARAMETERS, Requests, make_keys, name_job
 from packer.sizing import PackSizer
@@ -68,7 +70,8 @@ class Runner:
     `concurrency` None means that the limit is searched for. `on_doubt` says what happens to items whose request was
     sent and never heard of: asked again, or held. `seed` orders the items inside the look-ahead. `linger` is how long,
     in seconds, a single text waits for others to share its pack. `on_event` is called with everything that happens; it
-    must not block.
+    must not block. `untrusted` is for texts whose writers may want to steer the labels: packs of 5 where no `limits`
+    are given, and two of the task's canaries in each; `docs/untrusted.md` says what that detects and what not.
 
     Raises `CallError` for what is wrong with the call and `LedgerError`, both on entering.
     """
@@ -91,6 +94,7 @@ class Runner:
         seed: int = 0,
         linger: float = 0.02,
         on_event: Callable[[Event], None] | None = None,
+        untrusted: bool = False,
     ) -> None:
         self.task = task
         self.model = model
@@ -98,7 +102,8 @@ class Runner:
         self._address = (base_url, api_key)
         self._journal = Journal(ledger)
         self._name = name_job(task, model, job)
-        self._limits = PackLimits() if limits is None else limits
+        self._canaries = find_canaries(task) if untrusted else {}
+        self._limits = limits or (PackLimits(max_items=UNTRUSTED_ITEMS) if untrusted else PackLimits())
         self._cap = None if budget_usd is None else read_usd("budget_usd", budget_usd)
         self._price = price
         self._concurrency = read_concurrency(concurrency, model)
@@ -243,7 +248,7 @@ class Runner:
         hold = self._on_doubt == "hold"
         return Job(
             board=Board(self.task, make_keys(self.task, self.model)),
-            requests=Requests(self.task, self._limits, self._price, count_tokens, bound_tokens),
+            requests=Requests(self.task, self._limits, self._price, count_tokens, bound_tokens, self._canaries),
             budget=Budget(self._cap, spending.settled, spending.doubt),
             books=Books(spending.unknown, spending.doubt_requests, spending.doubt_texts),
             limiter=Limiter(cap=MOST_IN_FLIGHT, fixed=self._concurrency),
@@ -359,6 +364,8 @@ class Runner:
         await self._journal.commit(verdict.closed())
         failpoints.reach("verdict: durable, nothing shown")
         self._emit(self._job.apply(verdict, self._loop.time()))
+        if verdict.missed:
+            self._emit(CanaryHit(request.attempt, len(request.pack), verdict.missed))
         failpoints.reach("verdict: applied")
         self._wake.set()
 

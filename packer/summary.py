@@ -173,6 +173,8 @@ def _facts(ending: Ending) -> Iterator[tuple[str, str, str]]:
         if usage.input_tokens:
             cached = f" ({usage.cached_input_tokens:,} of them cached)" if usage.cached_input_tokens else ""
             yield "tokens", f"{usage.input_tokens:,} in{cached}, {usage.output_tokens:,} out", ""
+    if now.canary_hits:
+        yield "canaries", f"hit in {count_of(now.canary_hits, 'pack')}: those items were asked one by one", "yellow"
     yield "cost", _write_cost(ending), ""
     if now.doubt_requests:
         yield "in doubt", _write_doubt(now), "yellow"

@@ -25,7 +25,7 @@ import referencing
 from pydantic_core import PydanticCustomError
 
 from packer.errors import TaskError
-from packer.items import canonical_json
+from packer.items import canonical_json, normalise_text
 from packer.usage import Price
 
 # Part of the fingerprint: a change to what prompts.py writes is a change to what the model answers.
@@ -90,10 +90,19 @@ class TaskFile(pydantic.BaseModel):
         output: Usd
         cached_input: Usd | None = None
 
+    class FileCanary(pydantic.BaseModel):
+        """One canary: a text, and the label that is right for it."""
+
+        model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+
+        text: str
+        label: str
+
     instructions: str = ""
     labels: dict[str, str] | list[str] | None = None
     record: dict[str, Any] | None = None
     examples: list[FileExample] = []
+    canaries: list[FileCanary] = []
     shape: Literal["object", "pair", "line"] | None = None
     price: FilePrice | None = None
 
@@ -105,6 +114,8 @@ class Task:
     `Literal[...]`; `record` is a pydantic model or a JSON Schema of an object. Exactly one of the two is given.
     `examples` are `Example`s or (text, answer) pairs. `shape` None means the most compact that the task allows.
     `price` is that of the model which will be asked, None where the price table is to know it; it changes no answer.
+    `canaries` are texts with their right labels, in the same form, that only an untrusted job asks: they stand among
+    the items as neighbours do, and are no more part of the fingerprint than those.
 
     Raises `TaskError`.
     """
@@ -118,6 +129,7 @@ class Task:
         examples: Iterable[Example | tuple[str, str | Mapping[str, Any]]] = (),
         shape: AnswerShape | str | None = None,
         price: Price | None = None,
+        canaries: Iterable[Example | tuple[str, str]] = (),
     ) -> None:
         if (labels is None) == (record is None):
             raise TaskError("", "expected either labels or a record, got " + ("neither" if labels is None else "both"))
@@ -130,7 +142,8 @@ class Task:
         self.record_schema: Mapping[str, Any] | None = None if record is None else _read_record(record)
         self._validator = None if self.record_schema is None else _compile(self.record_schema)
         self.shape = _read_shape(shape, is_record=record is not None)
-        self.examples = tuple(self._read_examples(examples))
+        self.examples = tuple(self._read_examples(examples, "examples"))
+        self.canaries = tuple(self._read_canaries(canaries))
         self.price = price
 
     def match_label(self, answer: str) -> str | None:
@@ -183,9 +196,21 @@ class Task:
         assert self.record_schema is not None
         return str(self.record_schema.get("title", "object"))
 
-    def _read_examples(self, examples: Iterable[Example | tuple[str, str | Mapping[str, Any]]]) -> Iterator[Example]:
+    def _read_canaries(self, canaries: Iterable[Example | tuple[str, str]]) -> Iterator[Example]:
+        shown = {normalise_text(example.text) for example in self.examples}
+        for index, canary in enumerate(self._read_examples(canaries, "canaries")):
+            if self.record_schema is not None:
+                raise TaskError("canaries", "expected none for a record task: a record has no one right answer")
+            if normalise_text(canary.text) in shown:
+                # the model could copy its label, whatever an attack makes it say of the items
+                raise TaskError(f"canaries[{index}].text", "expected a text that is not one of the examples")
+            yield canary
+
+    def _read_examples(
+        self, examples: Iterable[Example | tuple[str, str | Mapping[str, Any]]], name: str
+    ) -> Iterator[Example]:
         for index, given in enumerate(examples):
-            where = f"examples[{index}]"
+            where = f"{name}[{index}]"
             if not isinstance(given, Example):
                 if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != 2:
                     raise TaskError(where, "expected a (text, answer) pair")
@@ -273,6 +298,7 @@ def _task_from(content: TaskFile) -> Task:
         ],
         shape=content.shape,
         price=None if price is None else Price(price.input, price.output, price.cached_input),
+        canaries=[Example(canary.text, canary.label) for canary in content.canaries],
     )
 
 

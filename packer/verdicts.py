@@ -8,13 +8,14 @@ reserve is booked instead of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 from typing import Any
 
 from packer import recovery
 from packer.answers import parse_answer
+from packer.canaries import Canaries
 from packer.errors import TransportError
 from packer.exchange import Charge, ChargeSource, Prompt, Reply, StopReason
 from packer.ledger import AttemptState, Closed, Opened
@@ -28,7 +29,7 @@ from packer.usage import Price, Usage, cost, is_amount
 class Request:
     """A prompt that is about to be sent for `pack`, and what is reserved for it (None: the price is unknown).
 
-    `in_flight` requests are under way with it, itself included.
+    `in_flight` requests are under way with it, itself included. `canaries` stand on the prompt among the pack's items.
     """
 
     attempt: int
@@ -38,6 +39,7 @@ class Request:
     nonce: str
     reserve: Decimal | None
     in_flight: int
+    canaries: Canaries
 
     def unsent(self) -> Closed:
         """The end of an attempt that never left."""
@@ -50,7 +52,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a request came to: to be committed first (`closed`), then applied."""
+    """What a request came to: to be committed first (`closed`), then applied.
+
+    `rows` are by the pack's numbers. `missed` canaries came back wrong, right label to what came; then no row is kept.
+    """
 
     request: Request
     outcome: Outcome
@@ -62,6 +67,7 @@ class Verdict:
     seconds: float
     words: str
     written: int = 0  # tokens of the reply's text, by our own count
+    missed: Mapping[str, str | None] = field(default_factory=dict)
 
     def closed(self) -> Closed:
         """The end of the attempt, as the ledger keeps it."""
@@ -91,14 +97,19 @@ def judge(
         words = f"{ended.failure}: {ended}"
         return Verdict(request, failed, {}, state, charge, None, ended.balance, seconds, words)
     size = len(request.pack)
-    answer = parse_answer(ended.text, task=requests.task, nonce=request.nonce, count=size)
+    answer = parse_answer(ended.text, task=requests.task, nonce=request.nonce, count=size + len(request.canaries))
+    rows, missed = request.canaries.sift(answer.rows)
     defect = f"{answer.defects[0].message} @ {answer.defects[0].path}" if answer.defects else ""
+    if missed:
+        came = (f"{label} came back as {'nothing' if got is None else got}" for label, got in missed.items())
+        defect = f"a canary was hit: {', '.join(came)}"
     outcome = Answered(
         asked=size,
-        sound=len(answer.rows),
+        sound=len(rows),
         truncated=ended.stop_reason is StopReason.MAX_TOKENS,
         filtered=ended.stop_reason is StopReason.CONTENT_FILTER,
         defect=defect,
+        hit=bool(missed),
     )
     trusted = not tells_charges and not ended.garbled_charge and (ended.charge is None or told is not None)
     state, charge = booked(outcome, ended.usage if trusted else None)
@@ -108,7 +119,8 @@ def judge(
     if outcome.sound < size and defect:
         words += f": {defect}"
     written = requests.count([ended.text])[0]
-    return Verdict(request, outcome, answer.rows, state, charge, ended.usage, ended.balance, seconds, words, written)
+    told_of = (ended.usage, ended.balance)
+    return Verdict(request, outcome, rows, state, charge, *told_of, seconds, words, written, missed)
 
 
 def _book(

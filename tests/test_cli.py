@@ -263,6 +263,60 @@ def test_verbose_logs_a_line_a_request(gateway: FakeTransport, capsys: pytest.Ca
     assert re.search(pattern, capsys.readouterr().err, re.MULTILINE)
 
 
+# Hostile texts
+
+TASK_FILE = """labels = ["spam", "ham"]
+[[canaries]]
+text = "free money"
+label = "spam"
+[[canaries]]
+text = "lunch at one?"
+label = "ham"
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "sizes"), [([], [1, 7]), (["--max-items", "4"], [4, 6]), (["--max-items", "6"], [8])]
+)
+def test_untrusted_texts_go_in_small_packs_with_canaries(
+    monkeypatch: pytest.MonkeyPatch, in_folder: Path, given: list[str], sizes: list[int]
+) -> None:
+    Path("task.toml").write_text(TASK_FILE)
+    transport = fake_command.make_transport(read_task("task.toml"))
+    monkeypatch.setattr(connections, "connect", fake_command.connect_to(transport))
+    call = ["label", write_csv(Path("in.csv")), "--text", "text", "--task", "task.toml", "--model", "m"]
+    assert main([*call, "--output", "out.csv", "--untrusted", *given]) == 0
+    assert sorted(len(read_user(prompt.user)[1]) for prompt in transport.prompts) == sizes
+    rows = read_csv("out.csv")
+    assert [(row["text"], row["label"]) for row in rows] == [(text, fake_command.annotate(text)) for text in TEXTS]
+
+
+def test_a_canary_hit_is_told_in_the_log_and_in_the_summary(
+    monkeypatch: pytest.MonkeyPatch, in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("task.toml").write_text(TASK_FILE)
+    task = read_task("task.toml")
+    gullible = FakeTransport(task, lambda text: "spam" if text == "lunch at one?" else fake_command.annotate(text))
+    monkeypatch.setattr(connections, "connect", fake_command.connect_to(gullible))
+    call = ["label", write_csv(Path("in.csv")), "--text", "text", "--task", "task.toml", "--model", "m", "-v"]
+    assert main([*call, "--output", "out.csv", "--untrusted"]) == 0
+    shown = capsys.readouterr().err
+    assert "pack of 5, attempt 1: 0 of 5 answers: a canary was hit: ham came back as spam" in shown
+    assert "canaries   hit in 1 pack: those items were asked one by one" in shown
+    assert [row["label"] for row in read_csv("out.csv")] == [fake_command.annotate(text) for text in TEXTS]
+
+
+def test_untrusted_without_canaries_is_one_line_and_nothing_is_sent(
+    gateway: FakeTransport, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert label(write_csv(Path("in.csv")), "--output", "out.csv", "--untrusted") == 2
+    shown = capsys.readouterr().err
+    assert "prompt-packer: untrusted: expected canaries of at least two labels, got 0: add [[canaries]]" in shown
+    assert len(shown.splitlines()) == 1
+    assert gateway.prompts == []
+    assert not Path("out.csv").exists()
+
+
 # Pipes
 
 
@@ -667,6 +721,8 @@ NOTHING = Statistics(
     seconds=0.0,
     stopped=None,
     refused_settings=(),
+    canaries_asked=0,
+    canary_hits=0,
 )
 
 

@@ -7,10 +7,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from test_untrusted import STATED, power
 
 import packer
+from packer.canaries import find_canaries
 from packer.estimates import AnswerAllowance
-from packer.packs import PackLimits
+from packer.packs import UNTRUSTED_ITEMS, PackLimits
 from packer.task import AnswerShape, read_task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,6 +76,21 @@ def test_the_readmes_task_file_is_one(tmp_path: Path) -> None:
     assert example is not None
     (tmp_path / "task.toml").write_text(example[1], encoding="utf-8")
     assert len(read_task(tmp_path / "task.toml").labels) == 3
+
+
+def test_what_is_said_of_untrusted_texts_is_so(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "untrusted.md").read_text(encoding="utf-8")
+    example = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert example is not None
+    (tmp_path / "task.toml").write_text(example[1], encoding="utf-8")
+    assert len(find_canaries(read_task(tmp_path / "task.toml"))) == 3
+    for q in (1.0, 0.9, 0.5, 0.2):
+        assert f"| {q:g} | {power(q, 1):.0%} | {power(q, 2):.0%} |".replace("%", " %") in page
+    for q, (detected, flipped, kept, requests) in STATED.items():
+        shares = f"| {q:g} | {detected:.1%} | {flipped:.1%} | {kept:.1%} |".replace("100.0%", "100%").replace("%", " %")
+        assert f"{shares} 133 | {requests} |" in page.replace(" of all items", "")
+    assert f"packs hold {UNTRUSTED_ITEMS} items" in page
+    assert "packs of 5" in README
 
 
 def test_the_design_names_every_file_and_no_other() -> None:

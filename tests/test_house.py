@@ -16,6 +16,7 @@ FLOORS = [
     {
         "answers",
         "budget",
+        "canaries",
         "estimates",
         "events",
         "headers",

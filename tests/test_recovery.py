@@ -84,6 +84,9 @@ class Adversary:
     def outcome(self, size: int, kinds: st.SearchStrategy[str]) -> Outcome:
         kind = self.data.draw(kinds)
         if kind == "answer":
+            # a single has no canaries
+            if size > 1 and self.data.draw(st.booleans()):
+                return Answered(size, 0, truncated=self.data.draw(st.booleans()), defect="a canary was hit", hit=True)
             sound = self.data.draw(st.integers(0, size))
             return Answered(size, sound, truncated=self.data.draw(st.booleans()), defect="bad")
         return Failed(Failure(kind), "words")
@@ -135,6 +138,29 @@ def test_the_rest_is_asked_in_two_then_as_singles() -> None:
     assert step_after(Answered(20, 10), rest=10) == Split(2)
     assert step_after(Answered(10, 5), rest=5, pack=PackRecord(generation=1)) == Split(5)
     assert step_after(Answered(10, 9), rest=1, pack=PackRecord(generation=1)) == Split(1)
+
+
+HIT = Answered(5, 0, truncated=True, defect="a canary was hit", hit=True)
+
+
+@pytest.mark.parametrize("generation", [0, 1])
+def test_after_a_hit_the_items_are_asked_as_singles_at_once(generation: int) -> None:
+    assert step_after(HIT, rest=5, pack=PackRecord(generation=generation)) == Split(5)
+
+
+def test_a_flood_of_hits_does_not_stop_the_job_and_hides_no_model_that_answers_nothing() -> None:
+    job = JobRecord(unusable=9)
+    for _ in range(100):
+        job = job.after(HIT)
+        assert step_after(HIT, rest=5, job=job) == Split(5)
+    assert isinstance(step_after(Answered(1, 0), job=job), Stop)
+    assert JobRecord().after(HIT).accepted is False
+    assert JobRecord(accepted=True).after(HIT).accepted is True
+
+
+def test_a_hit_is_an_answer_after_which_failures_in_a_row_begin_again() -> None:
+    job = JobRecord(failures=9, malformed=1, bad_requests=2, bad_request="no")
+    assert job.after(HIT) == JobRecord()
 
 
 def test_a_single_is_asked_twice_then_given_up_with_its_defect() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import tasks, texts
 
+from packer.canaries import Canaries, Canary
 from packer.items import normalise_text
 from packer.packs import Pack, PackLimits, Question
 from packer.prompts import write_user
@@ -28,8 +29,18 @@ def bound(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-def make(task: Task = LABELS, *, price: Price | None = PRICE, **limits: object) -> Requests:
-    return Requests(task, PackLimits(**limits), price, count, bound)  # type: ignore[arg-type]  # the limits' own types
+def make(
+    task: Task = LABELS, *, price: Price | None = PRICE, canaries: Sequence[Canary] = (), **limits: object
+) -> Requests:
+    caps = PackLimits(**limits)  # type: ignore[arg-type]  # the limits' own types
+    by_label: dict[str, list[Canary]] = {}
+    for canary in canaries:
+        by_label.setdefault(canary.label, []).append(canary)
+    return Requests(task, caps, price, count, bound, by_label)
+
+
+# Two of one label, of which the longer one counts
+CANARIES = [Canary("free money", "spam"), Canary("lunch?", "ham"), Canary("a canary that is longer " * 9, "ham")]
 
 
 def pack_of(given: Sequence[str]) -> Pack:
@@ -49,6 +60,41 @@ def test_the_worst_case_covers_every_byte_of_the_input_and_the_whole_allowance(t
     worst = requests.worst(pack, max_tokens)
     assert worst is not None
     assert worst >= cost(Usage(sent, max_tokens), PRICE)
+
+
+@given(
+    st.lists(texts(), min_size=3, max_size=3),
+    st.lists(texts().map(normalise_text), min_size=1, max_size=20),
+    st.integers(0, 2),
+)
+def test_the_worst_case_covers_the_canaries_and_their_rows(words: list[str], given: list[str], ham: int) -> None:
+    canaries = [Canary(word, canary.label) for word, canary in zip(words, CANARIES, strict=True)]
+    requests, pack = make(canaries=canaries), pack_of(given)
+    drawn = Canaries({1: canaries[0], len(given) + 2: canaries[1 + ham % 2]} if len(given) > 1 else {})
+    assert requests.rows(pack) == len(given) + len(drawn)
+    max_tokens = requests.max_tokens(pack)
+    assert max_tokens == requests.allowance.allow(len(given) + len(drawn))
+    sent = bound(requests.system) + bound(write_user(drawn.mix(given), "k7f2")) + bound(dumps(requests.schema))
+    worst = requests.worst(pack, max_tokens)
+    assert worst is not None
+    assert worst >= cost(Usage(sent, max_tokens), PRICE)
+
+
+def test_a_single_carries_no_canaries_and_costs_nothing_for_them() -> None:
+    guarded, plain = make(canaries=CANARIES), make()
+    single, pair = pack_of(["a"]), pack_of(["a", "b"])
+    assert (guarded.canaries_in(1), guarded.canaries_in(2), plain.canaries_in(2)) == (0, 2, 0)
+    assert guarded.worst(single, 9) == plain.worst(single, 9)
+    assert guarded.estimate(single) == plain.estimate(single)
+    assert guarded.envelope(1) == plain.envelope(1)
+    assert guarded.estimate(pair) > plain.estimate(pair)
+    assert guarded.envelope(2).tokens < plain.envelope(2).tokens
+
+
+def test_the_estimate_holds_the_average_of_the_canaries() -> None:
+    requests, pair = make(canaries=CANARIES), pack_of(["a", "b"])
+    lines = [count([write_user([canary.text], "")])[0] for canary in CANARIES]
+    assert requests.estimate(pair) - make().estimate(pair) == round(lines[0] + (lines[1] + lines[2]) / 2)
 
 
 def test_without_a_price_there_is_no_worst_case() -> None:
@@ -84,17 +130,19 @@ def test_the_envelope_leaves_room_for_the_constant_part() -> None:
 
 
 @given(
-    st.lists(texts(max_size=200).map(normalise_text), min_size=1, max_size=20), st.decimals("0.0001", "0.01", places=5)
+    st.lists(texts(max_size=200).map(normalise_text), min_size=1, max_size=20),
+    st.decimals("0.0001", "0.01", places=5),
+    st.sampled_from([(), CANARIES]),
 )
-def test_what_fits_the_envelope_keeps_the_cap(given: list[str], cap: Decimal) -> None:
-    requests, pack = make(max_request_usd=cap), pack_of(given)
+def test_what_fits_the_envelope_keeps_the_cap(given: list[str], cap: Decimal, canaries: Sequence[Canary]) -> None:
+    requests, pack = make(max_request_usd=cap, canaries=canaries), pack_of(given)
     envelope = requests.envelope(20)
     assert envelope.usd is not None
     if sum(map(envelope.worst, pack.questions)) <= envelope.usd:
         worst = requests.worst(pack, requests.max_tokens(pack))
         assert worst is not None
         assert worst <= cap
-        assert requests.max_tokens(pack) == requests.allowance.allow(len(given))
+        assert requests.max_tokens(pack) == requests.allowance.allow(requests.rows(pack))
 
 
 @pytest.mark.parametrize(("shape", "most"), [("line", 12), ("pair", 14), ("object", 20)])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from packer.errors import Failure, TransportError
 from packer.exchange import Charge, ChargeSource, Prompt, Reply, StopReason
-from packer.items import Result, Status, canonical_json, normalise_text
+from packer.items import Result, Status, canonical_json, key_maker, normalise_text
 from packer.ledger import AttemptState, Ledger
 from packer.packs import PackLimits
 from packer.prompts import read_user, write_answer
@@ -25,7 +25,6 @@ from packer.testing import FakeClock, FakeTransport
 from packer.usage import Price, Usage
 
 LABELS = [f"label {number}" for number in range(6)]
-TASK = Task(LABELS)
 PRICE = Price(Decimal("0.15"), Decimal("0.6"))
 
 FAULTS = ["right"] * 12 + ["cut", "shifted", "foreign", "prose", "lost row", "charged too little", "kill", *Failure]
@@ -42,6 +41,10 @@ class Killed(BaseException):
 
 def right_label(text: str) -> str:
     return LABELS[sum(map(ord, text)) % len(LABELS)]
+
+
+CANARIES = [f"canary {number}" for number in range(8)]
+TASK = Task(LABELS, canaries=[(text, right_label(text)) for text in CANARIES])
 
 
 @dataclass
@@ -91,7 +94,7 @@ class Gateway:
 
 
 async def one_run(
-    texts: list[str], gateway: Gateway, ledger: Path, *, size: int, hold: bool, cap: Decimal
+    texts: list[str], gateway: Gateway, ledger: Path, *, size: int, hold: bool, cap: Decimal, untrusted: bool
 ) -> list[Result]:
     async with Runner(
         TASK,
@@ -102,6 +105,7 @@ async def one_run(
         budget_usd=cap,
         price=PRICE,
         on_doubt="hold" if hold else "retry",
+        untrusted=untrusted,
     ) as runner:
         results = [result async for result in runner.stream(texts)]
         statistics = runner.statistics()
@@ -119,10 +123,11 @@ async def one_run(
     faults=st.lists(st.sampled_from(FAULTS), min_size=1, max_size=6),
     size=st.integers(1, 25),
     hold=st.booleans(),
+    untrusted=st.booleans(),
     cap=st.sampled_from([Decimal("0.0002"), Decimal("0.002"), Decimal(1)]),
 )
 def test_every_item_ends_in_exactly_one_state_whatever_happens(
-    *, data: st.DataObject, texts: list[str], faults: list[str], size: int, hold: bool, cap: Decimal
+    *, data: st.DataObject, texts: list[str], faults: list[str], size: int, hold: bool, untrusted: bool, cap: Decimal
 ) -> None:
     gateway = Gateway(data, ["right", *faults])
     labelled: dict[str, str] = {}
@@ -130,7 +135,9 @@ def test_every_item_ends_in_exactly_one_state_whatever_happens(
         ledger = Path(folder) / "l.db"
         for _ in range(4):
             try:
-                results = FakeClock().run(one_run(texts, gateway, ledger, size=size, hold=hold, cap=cap))
+                results = FakeClock().run(
+                    one_run(texts, gateway, ledger, size=size, hold=hold, cap=cap, untrusted=untrusted)
+                )
             except Killed:
                 continue
             assert [result.item.text for result in results] == texts, (
@@ -147,6 +154,10 @@ def test_every_item_ends_in_exactly_one_state_whatever_happens(
             spending = opened.spending(opened_name(ledger))
             assert spending.settled + spending.doubt + spending.open <= cap
             assert opened.statistics().attempts.get(AttemptState.OPEN, 0) == 0
+            asked = {normalise_text(text) for text in texts}
+            make_key = key_maker(fingerprint=TASK.fingerprint, model="m", parameters={"temperature": 0})
+            answers = {row["key"] for row in opened.export()}
+            assert answers <= {make_key(text) for text in asked}, "no canary is an item"
 
 
 @settings(max_examples=60)
@@ -155,28 +166,34 @@ def test_every_item_ends_in_exactly_one_state_whatever_happens(
     texts=st.lists(st.sampled_from([f"text {n}" for n in range(40)]), min_size=1, max_size=60),
     faults=st.lists(st.sampled_from(CURABLE), min_size=1, max_size=6),
     size=st.integers(1, 25),
+    untrusted=st.booleans(),
 )
 def test_once_the_gateway_is_well_a_rerun_labels_everything_and_buys_nothing_twice(
-    data: st.DataObject, texts: list[str], faults: list[str], size: int
+    *, data: st.DataObject, texts: list[str], faults: list[str], size: int, untrusted: bool
 ) -> None:
     sick, well = Gateway(data, ["right", *faults]), Gateway(data, ["right"])
     with TemporaryDirectory() as folder:
         ledger = Path(folder) / "l.db"
         done: set[str] = set()
         try:
-            results = FakeClock().run(one_run(texts, sick, ledger, size=size, hold=False, cap=Decimal(1)))
+            results = FakeClock().run(
+                one_run(texts, sick, ledger, size=size, hold=False, cap=Decimal(1), untrusted=untrusted)
+            )
             done = {result.item.text for result in results if result.label is not None}
         except Killed:
             pass
         transport = well.transport()
 
         async def rerun() -> list[Result]:
-            async with Runner(TASK, model="m", transport=transport, ledger=ledger, price=PRICE) as runner:
+            async with Runner(
+                TASK, model="m", transport=transport, ledger=ledger, price=PRICE, untrusted=untrusted
+            ) as runner:
                 return [result async for result in runner.stream(texts)]
 
         results = FakeClock().run(rerun())
         assert [result.label for result in results] == [right_label(text) for text in texts]
-        again = [text for prompt in transport.prompts for text in read_user(prompt.user)[1]]
+        sent = [text for prompt in transport.prompts for text in read_user(prompt.user)[1]]
+        again = [text for text in sent if text not in CANARIES]
         assert not done & set(again)
         assert len(again) == len(set(again))
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schema_documents import SCHEMAS, drawn, written
 from strategies import tasks
 
-from packer.events import AttemptEnded, Event, JobStopped
+from packer.events import AttemptEnded, CanaryHit, Event, JobStopped
 from packer.exchange import Charge, ChargeSource
 from packer.items import Status
 from packer.prompts import write_answer
@@ -84,6 +84,13 @@ TASK_FILES = st.fixed_dictionaries(
             ),
             max_size=2,
         ),
+        "canaries": st.lists(
+            st.fixed_dictionaries(
+                {"text": st.text(max_size=3) | st.integers()},
+                optional={"label": st.text(max_size=3) | st.none(), "record": st.none()},
+            ),
+            max_size=2,
+        ),
         "shape": st.sampled_from(["object", "pair", "line", "round", None]),
         "unknown": st.just(1),
     },
@@ -107,7 +114,7 @@ def test_events_as_json_pass_the_document() -> None:
         1, 20, 1, 20, "20 of 20 answers", "accept", 1.5, Usage(1, 2), Charge(Decimal("0.1"), ChargeSource.HEADER)
     )
     adapter: pydantic.TypeAdapter[Event] = pydantic.TypeAdapter(Event)
-    for event in (ended, JobStopped("budget")):
+    for event in (ended, CanaryHit(1, 5, {"spam": "ham", "ham": None}), JobStopped("budget")):
         jsonschema.validate(adapter.dump_python(event, mode="json"), schema("event"))
 
 

@@ -32,6 +32,7 @@ async def use() -> None:
         packer.Task(Literal["spam", "ham"]),
         packer.Task(record=Ticket, examples=[packer.Example("late again", {"topic": "delivery"})]),
         packer.Task(record={"type": "object", "properties": {"topic": {"type": "string"}}}),
+        packer.Task(["spam", "ham"], canaries=[("Win!", "spam"), packer.Example("see you", "ham")]),
         packer.read_task("task.toml"),
     ]
     results = packer.label(["a", "b"], labels=["spam", "ham"], model="openai/gpt-4o-mini", budget_usd=1)
@@ -60,5 +61,6 @@ def listen(event: packer.Event) -> None:
 
 def options() -> Mapping[str, object]:
     packer.label(["a"], task=packer.Task(["x", "y"]), model="local", ledger=None, on_event=listen, concurrency=2)
+    packer.label(["a"], task=packer.read_task("task.toml"), model="local", untrusted=True)
     packer.label(["a"], labels=["x", "y"], model="local", surprise=1)  # type: ignore[call-arg]  # no such option
     return {}
