@@ -19,7 +19,7 @@ class Killed(KeyboardInterrupt):
     """The process is gone. asyncio lets no task catch this: it leaves the loop at once, as SIGKILL would."""
 
 
-class Endless(Exception):  # noqa: N818  what happened, in a word
+class Endless(Exception):
     """The job goes on for ever, or waits for what can never happen."""
 
 

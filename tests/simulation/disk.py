@@ -12,7 +12,6 @@ from unittest import mock
 
 from packer.ledger import Attempt, Ledger
 from packer.ledger_rows import ATTEMPT_COLUMNS, read_attempt
-
 from simulation.history import Image
 
 _connect = sqlite3.connect
@@ -46,7 +45,8 @@ class Disk:
         for connection in self._open:
             if connection.in_transaction:
                 connection.rollback()
-            self.image = connection.serialize()
+            if connection.execute("PRAGMA page_count").fetchone()[0]:
+                self.image = connection.serialize()
             sqlite3.Connection.close(connection)
         self._open.clear()
 
@@ -62,7 +62,7 @@ class Disk:
     def _attempts(self) -> tuple[Attempt, ...]:
         with contextlib.closing(self._load(sqlite3.Connection)) as db:
             names = dict(db.execute("SELECT id, name FROM jobs"))
-            rows = db.execute(f"SELECT {ATTEMPT_COLUMNS} FROM attempts ORDER BY id")  # noqa: S608  constants
+            rows = db.execute(f"SELECT {ATTEMPT_COLUMNS} FROM attempts ORDER BY id")
             return tuple(read_attempt(row, names[row[1]]) for row in rows)
 
     def _connect(self, *_: Any, **__: Any) -> sqlite3.Connection:
@@ -106,7 +106,7 @@ class _Connection(sqlite3.Connection):
             raise _error(sqlite3.SQLITE_IOERR_FSYNC, "disk I/O error")
 
     def close(self) -> None:
-        if self in self.disk._open:  # noqa: SLF001  its own disk
+        if self in self.disk._open:
             self.disk.settle()
         else:
             super().close()
@@ -117,4 +117,3 @@ def _error(code: int, words: str) -> sqlite3.OperationalError:
     error.sqlite_errorcode = code
     error.sqlite_errorname = "simulated"
     return error
-

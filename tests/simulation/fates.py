@@ -40,3 +40,6 @@ class Mix:
 
     right: int
     others: tuple[str, ...]
+
+
+WELL = Mix(100, ())

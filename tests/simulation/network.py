@@ -16,8 +16,7 @@ from packer.items import canonical_json
 from packer.prompts import read_user, write_answer
 from packer.task import Task
 from packer.usage import Price, Usage, cost
-
-from simulation.fates import BILLED, UNSENT, Mix
+from simulation.fates import BILLED, UNSENT, WELL, Mix
 from simulation.history import Sent
 
 PRICE = Price(Decimal("0.15"), Decimal("0.60"))
@@ -74,12 +73,11 @@ class Network:
     slots: int
     poison: str
     balance: Decimal | None
-    mix: Mix = Mix(100, ())
+    mix: Mix = WELL
     run: int = 0
     now: Callable[[], float] = lambda: 0.0
     records: list[_Record] = field(default_factory=list)
     in_flight: int = 0
-    dead: bool = False
 
     async def send(self, prompt: Prompt, *, deadline: float) -> Reply:
         """The transport's one method."""
@@ -183,6 +181,8 @@ class Network:
         nonce = "zzzz" if record.fate == "foreign" else record.nonce
         rows = {number: self.gold(text) for number, text in enumerate(record.texts, 1)}
         match record.fate:
+            case "foreign":
+                rows = {number: self.gold(f"not {text}") for number, text in enumerate(record.texts, 1)}
             case "prose":
                 return "I cannot help with that, sorry."
             case "filtered":

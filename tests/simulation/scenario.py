@@ -1,4 +1,4 @@
-"""A seed becomes a job: its texts, its gateway, and for each run how it goes and how it ends. Nothing else is random."""
+"""A seed becomes a job: its texts, its gateway, and how each of its runs goes and ends. Nothing else is random."""
 
 import random
 from dataclasses import dataclass
@@ -6,9 +6,7 @@ from decimal import Decimal
 from typing import Literal
 
 from packer import failpoints
-from packer.errors import Failure
-
-from simulation.fates import FATAL, FATES, Mix
+from simulation.fates import FATAL, FATES, WELL, Mix
 
 # A runner writes no output: its last two failpoints are the command's
 POINTS = tuple(name for name in failpoints.NAMES if not name.startswith("output"))
@@ -61,7 +59,19 @@ def draw_scenario(seed: int) -> Scenario:
     cap = rng.choice((None, Decimal("0.0001"), Decimal("0.0005"), Decimal("0.002"), Decimal("0.01")))
     others = tuple(rng.sample(_survivable(), rng.choice((1, 2, 4))) + rng.sample(FATES, rng.choice((0, 0, 1))))
     runs = [_draw_run(rng, others) for _ in range(rng.choice((1, 2, 2, 3, 4)))]
-    last = RunPlan(Mix(100, ()), rng.random() < 0.3, None, None, "", 0, False, None, 20, False, rng.getrandbits(32))  # noqa: FBT003
+    last = RunPlan(
+        mix=WELL,
+        hold=rng.random() < 0.3,
+        kill=None,
+        stop_after=None,
+        breaks="",
+        at=0,
+        keeps=False,
+        concurrency=None,
+        max_items=20,
+        trickles=False,
+        seed=rng.getrandbits(32),
+    )
     return Scenario(
         seed=seed,
         texts=tuple(texts),
@@ -81,13 +91,13 @@ def _survivable() -> list[str]:
 
 def _draw_run(rng: random.Random, others: tuple[str, ...]) -> RunPlan:
     kill = (rng.choice(POINTS), rng.choice((1, 1, 2, 3, 5, 9))) if rng.random() < 0.6 else None
-    breaks = rng.choice(("full", "fails")) if rng.random() < 0.12 else ""
+    breaks: tuple[Literal["", "full", "fails"], ...] = ("full", "fails") if rng.random() < 0.12 else ("",)
     return RunPlan(
         mix=Mix(rng.choice((100, 90, 60, 20)), others),
         hold=rng.random() < 0.4,
         kill=kill,
         stop_after=rng.choice((0.0, 0.7, 3.0)) if rng.random() < 0.15 else None,
-        breaks=breaks,
+        breaks=rng.choice(breaks),
         at=rng.randint(2, 14),
         keeps=rng.random() < 0.5,
         concurrency=rng.choice((None, None, 1, 3, 16)),
@@ -95,8 +105,3 @@ def _draw_run(rng: random.Random, others: tuple[str, ...]) -> RunPlan:
         trickles=rng.random() < 0.25,
         seed=rng.getrandbits(32),
     )
-
-
-def is_fatal(fate: str) -> bool:
-    """Whether a job must end at once after it."""
-    return fate in {failure.value for failure in FATAL} or fate == "over the reserve" or fate == Failure.QUOTA

@@ -14,7 +14,6 @@ from packer.packs import PackLimits
 from packer.requests import make_keys
 from packer.runner import Runner
 from packer.task import Task
-
 from simulation.clock import Killed, SimulatedLoop, run, thread_seconds
 from simulation.disk import Disk
 from simulation.history import History, Image, Run, Shown
@@ -43,9 +42,7 @@ def simulate(seed: int) -> History:
 def simulate_scenario(scenario: Scenario) -> History:
     """What becomes of `scenario`."""
     rng = random.Random(scenario.seed)
-    network = Network(
-        TASK, gold, rng, scenario.tells, scenario.seconds, scenario.slots, "poison", scenario.balance
-    )
+    network = Network(TASK, gold, rng, scenario.tells, scenario.seconds, scenario.slots, "poison", scenario.balance)
     disk = Disk()
     runs = []
     for number, plan in enumerate(scenario.runs, 1):
