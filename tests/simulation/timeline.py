@@ -7,7 +7,8 @@ from simulation.history import History, Run, Sent
 
 def write_timeline(history: History) -> Iterator[str]:
     """The lines."""
-    yield f"seed {history.seed}: {len(history.texts)} texts, cap {history.cap or 'none'}, then {history.last_cap or 'none'}"
+    cap, last = history.cap or "none", history.last_cap or "none"
+    yield f"seed {history.seed}: {len(history.texts)} texts, cap {cap}, then {last}"
     requests = {sent.number: sent for sent in history.requests}
     for run in history.runs:
         yield from _write_run(run, [requests[number] for number in run.sent])
@@ -24,7 +25,8 @@ def _write_run(run: Run, requests: list[Sent]) -> Iterator[str]:
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
     yield f"  shown: {counts or 'nothing'}"
     spending = run.after.spending
-    yield f"  disk: {len(run.after.answers)} answers, settled {spending.settled}, in doubt {spending.doubt}, open {spending.open}"
+    money = f"settled {spending.settled}, in doubt {spending.doubt}, open {spending.open}"
+    yield f"  disk: {len(run.after.answers)} answers, {money}"
     if run.died_at is not None:
         yield f"  killed at: {run.died_at}"
     if run.error is not None:
