@@ -297,12 +297,10 @@ def no_label_out_of_nothing(evidence: Evidence) -> Iterator[str]:
     for run in evidence.history.runs:
         for shown in run.shown:
             text, label = normalise_text(shown.result.item.text), shown.result.label
+            # that it was given before it was shown is another claim: what was shown is not sent
             sources = evidence.arrivals.get((text, label or ""), [])
-            if label is not None and not any(sent.number <= shown.sent_before for sent in sources):
-                yield (
-                    f"run {run.number}: {text!r} is shown as {label!r} after {shown.sent_before} requests, "
-                    "none of which gave it that label"
-                )
+            if label is not None and not any(sent.number < run.sent.stop for sent in sources):
+                yield f"run {run.number}: {text!r} is shown as {label!r}, which no reply gave it"
         for key, value in run.after.answers.items():
             text = evidence.text_of.get(key, "")
             sources = evidence.arrivals.get((text, str(value)), [])
@@ -621,43 +619,37 @@ def doubt_is_shown_only_where_it_is(evidence: Evidence) -> Iterator[str]:
 
 
 def a_pack_costs_a_bounded_number(evidence: Evidence) -> Iterator[str]:
-    bounds = {"rate limited": _RATE_LIMITED, "setting refused": _SETTINGS, "failed": _FAILURES, "answered": _ANSWERS}
+    bounds = {"rate limited": _RATE_LIMITED, "failed": _FAILURES, "answered": _ANSWERS}
     for run in evidence.history.runs:
-        counts = Counter((sent.texts, _kind(sent)) for sent in evidence.sent(run))
+        counts = Counter(
+            (sent.texts, _kind(sent)) for sent in evidence.sent(run) if sent.fate != Failure.SETTING_REFUSED
+        )
         for (texts, kind), count in counts.items():
             if count > bounds[kind]:
                 yield f"run {run.number}: the pack {texts!r} was {kind} {count} times, and {bounds[kind]} is the most"
 
 
 def a_text_costs_a_bounded_number(evidence: Evidence) -> Iterator[str]:
-    # not all of its packs can be refused so often: the sixtieth refusal of one stops the job
-    bounds = {"rate limited": _PACKS * _RATE_LIMITED, "setting refused": _SETTINGS}
-    bounds |= {"failed": _PACKS * _FAILURES, "answered": _PACKS * _ANSWERS}
     for run in evidence.history.runs:
-        counts = Counter((text, _kind(sent)) for sent in evidence.sent(run) for text in sent.texts)
-        packs: dict[str, set[tuple[str, ...]]] = defaultdict(set)
-        for sent in evidence.sent(run):
-            for text in sent.texts:
-                packs[text].add(sent.texts)
-        for (text, kind), count in counts.items():
-            if count > bounds[kind]:
-                yield f"run {run.number}: {text!r} was {kind} {count} times, and {bounds[kind]} is the most"
-        for text, asked in packs.items():
-            if len(asked) > _PACKS:
-                yield f"run {run.number}: {text!r} stood in {len(asked)} packs, and {_PACKS} is the most"
+        settings = Counter(
+            text for sent in evidence.sent(run) if sent.fate == Failure.SETTING_REFUSED for text in sent.texts
+        )
+        for text, count in settings.items():
+            if count > _SETTINGS:
+                yield f"run {run.number}: {text!r} met {count} refused settings, and {_SETTINGS} is the most"
+        packs = Counter(text for pack in {sent.texts for sent in evidence.sent(run)} for text in pack)
+        for text, count in packs.items():
+            if count > _PACKS:
+                yield f"run {run.number}: {text!r} stood in {count} packs, and {_PACKS} is the most"
 
 
 def a_run_costs_a_bounded_number(evidence: Evidence) -> Iterator[str]:
-    # n texts stand in at most 2n packs, however they are halved
-    packs = 2 * len({text for text in evidence.texts if text})
-    most = packs * (_FAILURES + _ANSWERS + _SETTINGS)
+    # n texts stand in fewer than 2n packs, however they are asked in parts, and each pack has its own bound
+    most = 2 * len({text for text in evidence.texts if text})
     for run in evidence.history.runs:
-        asked = sum(_kind(sent) != "rate limited" for sent in evidence.sent(run))
-        if asked > most:
-            yield f"run {run.number}: it sent {asked} requests that were not rate limited, and {most} is the most"
-        different = {sent.texts for sent in evidence.sent(run)}
-        if len(different) > packs:
-            yield f"run {run.number}: it sent {len(different)} different packs, and {packs} is the most"
+        packs = {sent.texts for sent in evidence.sent(run)}
+        if len(packs) > most:
+            yield f"run {run.number}: it asked for {len(packs)} different packs, and {most} is the most"
 
 
 # Law 6: stops rather than loops
@@ -956,8 +948,8 @@ def _is_plausible(sent: Sent, attempt: Attempt) -> bool:
 
 
 def _kind(sent: Sent) -> str:
-    if sent.fate in {Failure.RATE_LIMITED, Failure.SETTING_REFUSED}:
-        return str(sent.fate)
+    if sent.fate == Failure.RATE_LIMITED:
+        return "rate limited"
     return "failed" if sent.fate in UNREAD else "answered"
 
 
