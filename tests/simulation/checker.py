@@ -12,13 +12,12 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TypeAlias
 
-from simulation.history import History, Image, Run, Sent
-
 from packer.errors import Failure
 from packer.exchange import ChargeSource
 from packer.items import Result, Status, normalise_text
 from packer.ledger import Attempt, AttemptState
 from packer.usage import is_amount
+from simulation.history import History, Image, Run, Sent
 
 # What a fate means. A fate that stands in no row is a reply that was read, whatever was wrong with it.
 FATAL = {Failure.KEY_REFUSED, Failure.QUOTA, Failure.UNKNOWN_MODEL, Failure.UNTRUSTED}

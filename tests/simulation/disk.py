@@ -36,9 +36,11 @@ class Disk:
     def mounted(self) -> Iterator[None]:
         """Every ledger in memory is on this disk until the end of the block."""
         self.commits = 0
-        with mock.patch.object(sqlite3, "connect", self._connect):
-            yield
-        self.settle()
+        try:
+            with mock.patch.object(sqlite3, "connect", self._connect):
+                yield
+        finally:
+            self.settle()
 
     def settle(self) -> None:
         """Whoever has a connection is gone: keep what was committed."""

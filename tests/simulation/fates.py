@@ -10,7 +10,7 @@ REPLIES = (
     "shifted",  # every number one too high
     "foreign",  # another pack's nonce
     "prose",  # a sentence
-    "lost row",  # the first row is missing
+    "lost row",  # the last row is missing
     "swapped",  # rows in another order, each under its own number
     "unknown label",  # in the first row
     "truncated",  # the text ends in the middle, at max_tokens

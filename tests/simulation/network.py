@@ -85,10 +85,14 @@ class Network:
         if fate in UNSENT:
             await asyncio.sleep(0.01)
             raise TransportError(Failure(fate), "no way there")
+        seconds = self.rng.choice(self.seconds) * (0.5 + self.rng.random())
+        if seconds >= deadline or (fate == Failure.LOST and self.rng.random() < 0.5):
+            fate, seconds = Failure.LOST, deadline  # it hangs; else a lost connection is reset
         record = self._arrive(prompt, fate)
         self.in_flight += 1
         try:
-            return await self._answer(prompt, record, deadline)
+            await asyncio.sleep(seconds)
+            return self._answer(prompt, record, seconds)
         finally:
             self.in_flight -= 1
 
@@ -106,7 +110,9 @@ class Network:
     def _draw(self) -> str:
         if not self.mix.others or self.rng.random() * 100 < self.mix.right:
             return "right"
-        return self.rng.choice(self.mix.others)
+        fate = self.rng.choice(self.mix.others)
+        # where no charge is ever told, nobody can find out that a bill or a usage is wrong
+        return "right" if self.tells == "silent" and fate in {"over the reserve", "stale usage"} else fate
 
     def _arrive(self, prompt: Prompt, fate: str) -> _Record:
         nonce, texts = read_user(prompt.user)
@@ -138,13 +144,7 @@ class Network:
         self.records.append(record)
         return record
 
-    async def _answer(self, prompt: Prompt, record: _Record, deadline: float) -> Reply:
-        seconds = self.rng.choice(self.seconds) * (0.5 + self.rng.random())
-        if record.fate == Failure.LOST and self.rng.random() < 0.5:
-            seconds = deadline  # a hang; else the connection is reset
-        await asyncio.sleep(min(seconds, deadline))
-        if seconds >= deadline:
-            record.fate = Failure.LOST.value
+    def _answer(self, prompt: Prompt, record: _Record, seconds: float) -> Reply:
         fate, tells = record.fate, self.tells != "silent"
         if fate in set(Failure):
             told = fate == Failure.CUT and tells
@@ -190,7 +190,7 @@ class Network:
             case "shifted":
                 rows = {number + 1: label for number, label in rows.items()}
             case "lost row":
-                del rows[1]
+                del rows[len(rows)]
             case "swapped":
                 rows = dict(sorted(rows.items(), reverse=True))
             case "unknown label":
@@ -200,7 +200,8 @@ class Network:
     def _rows_in(self, text: str, record: _Record) -> dict[str, str]:
         """The texts whose row stands whole in `text`, with their labels."""
         rows = ((one, f'"{number} {self.gold(one)}"') for number, one in enumerate(record.texts, 1))
-        return {one: self.gold(one) for one, row in rows if row in text}
+        # a row is whole once something stands behind it
+        return {one: self.gold(one) for one, row in rows if row in text[:-1]}
 
     def _source(self) -> ChargeSource:
         return ChargeSource.HEADER if self.tells == "header" else ChargeSource.BODY

@@ -48,7 +48,7 @@ def simulate_scenario(scenario: Scenario) -> History:
     for number, plan in enumerate(scenario.runs, 1):
         is_last = number == len(scenario.runs)
         if is_last:
-            network.balance, network.slots = None, 1000
+            network.balance, network.slots, network.seconds, network.poison = None, 1000, (0.5,), ""
         runs.append(_Process(scenario, plan, number, network, disk, is_last=is_last).run())
     return History(
         seed=scenario.seed,
