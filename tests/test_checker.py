@@ -12,7 +12,7 @@ import pytest
 from simulation.checker import CLAIMS, check
 from simulation.history import History, Image, Run, Sent, Shown
 
-from packer.errors import Failure
+from packer.errors import Failure, LedgerError
 from packer.events import Level, Statistics
 from packer.exchange import Charge, ChargeSource
 from packer.items import Item, Result, Status, normalise_text
@@ -457,6 +457,10 @@ LABELLED = "last: every text that can be labelled is labelled"
 EXAMPLES: list[tuple[str, Change]] = [
     ("record: requests are numbered through all runs", request(6, run=1)),
     ("record: requests are numbered through all runs", run(HELD, statistics=None)),
+    (
+        "record: a run ends by itself, by a kill, or because the ledger cannot be used",
+        run(HELD, error=RuntimeError("everybody waits")),
+    ),
     ("record: requests leave and results come in the order of time", request(6, at=-1.0)),
     ("record: requests leave and results come in the order of time", backwards),
     ("law 1: each text is shown once, in the input's order", swapped),
@@ -556,7 +560,7 @@ EXAMPLES: list[tuple[str, Change]] = [
     (LABELLED, result(LAST, "i", status=Status.FAILED, label=None, error="words")),
     (LABELLED, told(LAST, stopped="words")),
     (LABELLED, run(LAST, died_at="job: ended", statistics=None)),
-    (LABELLED, run(LAST, error=RuntimeError("words"))),
+    (LABELLED, run(LAST, error=LedgerError("labels.db", "words"))),
     ("statistics: requests are the run's attempts", told(HELD, requests=3)),
     ("statistics: requests are the run's attempts", told(HELD, requests=6)),
     ("statistics: charge sources are those of the run's attempts", told(HELD, charge_sources={})),

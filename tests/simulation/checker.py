@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TypeAlias
 
-from packer.errors import Failure
+from packer.errors import Failure, LedgerError
 from packer.exchange import ChargeSource
 from packer.items import Result, Status, normalise_text
 from packer.ledger import Attempt, AttemptState
@@ -181,6 +181,12 @@ def requests_are_numbered(evidence: Evidence) -> Iterator[str]:
                 yield f"run {run.number}: request {sent.number} says it is of run {sent.run}"
         if ended(run) and run.statistics is None:
             yield f"run {run.number}: it ended by itself and has no statistics"
+
+
+def only_the_ledger_ends_a_run_early(evidence: Evidence) -> Iterator[str]:
+    for run in evidence.history.runs:
+        if run.error is not None and not isinstance(run.error, LedgerError):
+            yield f"run {run.number}: it ended with {type(run.error).__name__}: {run.error}"
 
 
 def time_goes_forward(evidence: Evidence) -> Iterator[str]:
@@ -826,6 +832,7 @@ def silence_ends_a_run(evidence: Evidence) -> Iterator[str]:
 
 CLAIMS: Mapping[str, Claim] = {
     "record: requests are numbered through all runs": requests_are_numbered,
+    "record: a run ends by itself, by a kill, or because the ledger cannot be used": only_the_ledger_ends_a_run_early,
     "record: requests leave and results come in the order of time": time_goes_forward,
     "law 1: each text is shown once, in the input's order": each_text_is_shown_once,
     "law 1: what is labelled has a label, anything else a reason": a_state_is_whole,
@@ -937,6 +944,8 @@ def _align(sent: Sequence[Sent], attempts: Sequence[Attempt]) -> dict[int, Attem
 
 def _is_plausible(sent: Sent, attempt: Attempt) -> bool:
     charge = told(sent)
+    if attempt.reserve is not None and attempt.reserve < sent.worst:
+        return False
     if attempt.state is AttemptState.OPEN:
         return True
     if charge is not None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-from packer import ledger, recovery, verdicts
+from packer import job, ledger, recovery, verdicts
 from packer.budget import Budget
 from packer.job import Job
 from packer.runner import Runner
@@ -79,16 +79,16 @@ MUTANTS = {
     "sound rows are asked again with the rest": Mutant(
         Job, "apply", (("request.pack.without({keys[number - 1] for number in verdict.rows})", "request.pack"),)
     ),
-    "an answer to another pack is taken": Mutant(
-        verdicts, "judge", (("nonce=request.nonce", "nonce=ended.text[9:13]"),)
-    ),
+    "an answer to another pack is taken": Mutant(job, "judge", (("nonce=request.nonce", "nonce=ended.text[9:13]"),)),
     "what is known is bought again": Mutant(Runner, "_register", (("ledger.find(list(fresh))", "dict[str, Any]()"),)),
-    "a job goes on after its stop": Mutant(Job, "next_request", (("while self.stopped is None and", "while"),)),
+    "a job goes on after a fatal refusal": Mutant(
+        Job, "_follow", (("self.stop(step.reason)", "step = GiveUp(step.reason)"),)
+    ),
     "a reply without a charge costs nothing": Mutant(
         verdicts, "_book", (("Charge(cost(usage, price), ", "Charge(Decimal(0), "),)
     ),
     "a rejected answer costs nothing": Mutant(
-        verdicts,
+        job,
         "judge",
         (
             (

@@ -57,7 +57,7 @@ def draw_scenario(seed: int) -> Scenario:
     for _ in range(rng.choice((0, 0, 1, 3))):
         texts.insert(rng.randrange(len(texts) + 1), rng.choice(_ODD))
     cap = rng.choice((None, Decimal("0.0001"), Decimal("0.0005"), Decimal("0.002"), Decimal("0.01")))
-    others = tuple(rng.sample(_survivable(), rng.choice((1, 2, 4))) + rng.sample(FATES, rng.choice((0, 0, 1))))
+    others = tuple(rng.sample(_survivable(), rng.choice((1, 2, 4, 8))) + rng.sample(FATES, rng.choice((0, 1))))
     runs = [_draw_run(rng, others) for _ in range(rng.choice((1, 2, 2, 3, 4)))]
     last = RunPlan(
         mix=WELL,
@@ -90,10 +90,12 @@ def _survivable() -> list[str]:
 
 
 def _draw_run(rng: random.Random, others: tuple[str, ...]) -> RunPlan:
+    # at times everything fails in the same way
+    mix = Mix(0, others[:1]) if rng.random() < 0.1 else Mix(rng.choice((100, 90, 60, 20)), others)
     kill = (rng.choice(POINTS), rng.choice((1, 1, 2, 3, 5, 9))) if rng.random() < 0.6 else None
     breaks: tuple[Literal["", "full", "fails"], ...] = ("full", "fails") if rng.random() < 0.12 else ("",)
     return RunPlan(
-        mix=Mix(rng.choice((100, 90, 60, 20)), others),
+        mix=mix,
         hold=rng.random() < 0.4,
         kill=kill,
         stop_after=rng.choice((0.0, 0.7, 3.0)) if rng.random() < 0.15 else None,
