@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-from simulation.checker import CLAIMS, check
+from simulation.checker import CLAIMS, Evidence, check
 from simulation.history import History, Image, Run, Sent, Shown
 
 from packer.errors import Failure
@@ -457,6 +457,7 @@ LABELLED = "last: every text that can be labelled is labelled"
 EXAMPLES: list[tuple[str, Change]] = [
     ("record: requests are numbered through all runs", request(6, run=1)),
     ("record: requests are numbered through all runs", run(HELD, statistics=None)),
+    ("record: requests are numbered through all runs", run(LAST, sent=range(9, 12))),
     ("record: requests leave and results come in the order of time", request(6, at=-1.0)),
     ("record: requests leave and results come in the order of time", backwards),
     ("law 1: each text is shown once, in the input's order", swapped),
@@ -574,6 +575,7 @@ EXAMPLES: list[tuple[str, Change]] = [
 
 # What is allowed, and close to what is not
 HARMLESS: dict[str, Change] = {
+    "a job without a cap": lambda history: replace(history, cap=None, last_cap=None),
     "a text of its own fault fails in the last run": result(
         LAST, "i", status=Status.FAILED, label=None, error="too long: about 9 tokens, and a request has room for 8"
     ),
@@ -582,6 +584,22 @@ HARMLESS: dict[str, Change] = {
     "requests in flight when the key is refused": add(HELD, sent(0, 2, 6.5, "i", LIMITED)),
     "a process that dies while it opens the ledger": stillborn,
 }
+
+
+# The states of one pack's attempts in their order, the fates of its requests, and which attempts are theirs
+MATCHES: list[tuple[list[AttemptState], list[Sent], list[int]]] = [
+    ([FREED, OPEN], [sent(1, 1, 0.0, "a")], [2]),
+    ([FREED, SETTLED], [sent(1, 1, 0.0, "a")], [2]),
+    ([FREED, DOUBT], [sent(1, 1, 0.0, "a", LOST)], [2]),
+    ([FREED, DOUBT], [sent(1, 1, 0.0, "a", "a fate that nobody knows")], [2]),
+    ([DOUBT, FREED], [sent(1, 1, 0.0, "a", LIMITED)], [2]),
+    ([DOUBT, OPEN], [sent(1, 1, 0.0, "a", LOST)], [1]),
+    ([DOUBT, SETTLED], [sent(1, 1, 0.0, "a", told=None)], [2]),
+    ([DOUBT, SETTLED], [sent(1, 1, 0.0, "a", LOST, told=COST)], [2]),
+    ([FREED, FREED, SETTLED], [sent(1, 1, 0.0, "a", LIMITED), sent(2, 1, 1.0, "a")], [1, 3]),
+    ([FREED, SETTLED, FREED], [sent(1, 1, 0.0, "a"), sent(2, 1, 1.0, "a", LIMITED)], [2, 3]),
+    ([SETTLED], [sent(1, 1, 0.0, "a"), sent(2, 1, 1.0, "a")], [1]),
+]
 
 
 def complaints(history: History) -> set[str]:
@@ -606,3 +624,14 @@ def test_what_breaks_a_claim_breaks_no_other(name: str, change: Change) -> None:
 @pytest.mark.parametrize("change", HARMLESS.values(), ids=HARMLESS)
 def test_what_is_allowed_breaks_no_claim(change: Change) -> None:
     assert check(change(good())) == []
+
+
+@pytest.mark.parametrize(("states", "requests", "wanted"), MATCHES)
+def test_attempts_whose_requests_never_arrived_are_told_from_those_that_did(
+    states: list[AttemptState], requests: list[Sent], wanted: list[int]
+) -> None:
+    after = image(tuple(attempt(ident, 1, "a", state) for ident, state in enumerate(states, 1)), "")
+    only = Run(1, "intent: durable, nothing sent", False, range(1, 9), (), None, None, None, after, 9.0)
+    evidence = Evidence(replace(good(), requests=tuple(requests), runs=(only,)))
+    assert [one.id for _, one in evidence.written(only)] == wanted
+    assert len(evidence.unsent(only)) == len(states) - len(wanted)
