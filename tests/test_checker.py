@@ -418,6 +418,12 @@ def late(history: History) -> History:
     return run(HELD, shown=(*shown[:6], *(replace(one, sent_before=last) for one in shown[6:])))(history)
 
 
+def dead_early(history: History) -> History:
+    """The second run dies before it shows e."""
+    shown = history.runs[HELD].shown[:6]
+    return run(HELD, died_at="verdict: applied", shown=shown, statistics=None)(history)
+
+
 def stillborn(history: History) -> History:
     """Between the first two runs one more begins, and dies before it has changed anything."""
     first, *others = history.runs
@@ -474,13 +480,16 @@ EXAMPLES: list[tuple[str, Change]] = [
         "law 1: an empty text fails and is never sent",
         add(HELD, sent(0, 2, 5.5, ("",), LIMITED)),
     ),
-    ("law 1: copies of a text end alike", result(HELD, " a", status=Status.PENDING, label=None, error="words")),
+    (
+        "law 1: copies of a text end alike",
+        result(HELD, " a", status=Status.PENDING, label=None, error="words", known=False),
+    ),
     ("law 1: a text is pending only where the job stopped", told(HELD, stopped=None)),
     ("law 2: a label is the right one", wrong_gold),
     ("law 2: no label comes out of nothing", request(6, arrived={})),
     ("law 2: a request asks for texts of the job, each once", add(HELD, sent(0, 2, 5.5, "z", LIMITED))),
     ("law 2: a request asks for texts of the job, each once", add(HELD, sent(0, 2, 5.5, "hh", LIMITED))),
-    ("law 3: an answer that was committed stays", answers(1, 1, e=None)),
+    ("law 3: an answer that was committed stays", all_of(dead_early, answers(1, 1, e=None))),
     (
         "law 3: a label is committed before it is shown",
         all_of(request(10, told=None), booked(11, state=DOUBT, charge=None), answers(4, g=None, h=None, i=None)),
@@ -494,6 +503,9 @@ EXAMPLES: list[tuple[str, Change]] = [
         "law 3: what had an answer when the run began is not sent",
         all_of(add(HELD, sent(0, 2, 5.5, "e", LIMITED)), late),
     ),
+    ("law 3: what is shown as known was known", result(LAST, "f", known=False)),
+    ("law 3: what is shown as known was known", result(LAST, "g", known=True)),
+    ("law 3: what is shown as known was known", result(LAST, " a", known=False)),
     (SHOWN, add(FIRST, sent(0, 1, 5.0, "b", LIMITED))),
     ("law 3: what a run has bought it does not buy again", add(FIRST, sent(0, 1, 5.0, "e", LIMITED))),
     ("law 4: what is billed stays under the cap", all_of(request(9, worst=Decimal(2)), booked(10, reserve=Decimal(2)))),
@@ -580,6 +592,9 @@ HARMLESS: dict[str, Change] = {
         LAST, "i", status=Status.FAILED, label=None, error="too long: about 9 tokens, and a request has room for 8"
     ),
     "a dishonest charge that nobody was told": request(4, told=None, billed=OVER, honest=False),
+    "a text in doubt that a run without hold does not reach": all_of(
+        run(HELD, hold=False), *(result(HELD, text, status=Status.PENDING) for text in "cdg")
+    ),
     "a pack that is rate limited as often as is borne": unanswered(*["f"] * 60),
     "requests in flight when the key is refused": add(HELD, sent(0, 2, 6.5, "i", LIMITED)),
     "a process that dies while it opens the ledger": stillborn,

@@ -372,6 +372,19 @@ def an_answer_that_was_booked_is_kept(evidence: Evidence) -> Iterator[str]:
                     )
 
 
+def what_is_known_was_there_before(evidence: Evidence) -> Iterator[str]:
+    for run in evidence.history.runs:
+        seen: set[str] = set()
+        for shown in run.shown:
+            text, result = normalise_text(shown.result.item.text), shown.result
+            # copies of a text share its answer, so that only the first of them may have cost something
+            known = text in seen or evidence.history.key(text) in disk(run).answers
+            if result.known != (known and result.status is Status.LABELLED):
+                words = "was" if known else "was not"
+                yield f"run {run.number}: {result.item.text!r} is shown with known={result.known}, and {words} known"
+            seen.add(text)
+
+
 def what_has_an_answer_is_not_sent(evidence: Evidence) -> Iterator[str]:
     for run in evidence.history.runs:
         answers = disk(run).answers
@@ -841,6 +854,7 @@ CLAIMS: Mapping[str, Claim] = {
     "law 3: a label is committed before it is shown": a_label_is_committed_before_it_is_shown,
     "law 3: an answer is committed with its charge": an_answer_is_committed_with_its_charge,
     "law 3: an answer whose request was booked is kept": an_answer_that_was_booked_is_kept,
+    "law 3: what is shown as known was known": what_is_known_was_there_before,
     "law 3: what had an answer when the run began is not sent": what_has_an_answer_is_not_sent,
     "law 3: what was shown as labelled is not sent": what_was_shown_is_not_sent,
     "law 3: what a run has bought it does not buy again": what_was_answered_is_not_bought_again,
