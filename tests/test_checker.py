@@ -450,6 +450,9 @@ IN_TWO_PACKS = [*["f"] * 5, *["fg"] * 5]
 NINE_OF_F = ["f", "fg", "fh", "fi", "fgh", "fgi", "fhi", "fghi", "fc"]
 MANY = [*"cdfghi", *map("".join, combinations("cdfghi", 2))]
 OVER = Decimal("0.02")
+overcharged = all_of(
+    request(6, told=OVER, billed=OVER, honest=False), booked(6, charge=Charge(OVER, ChargeSource.HEADER))
+)
 
 
 def wrong_gold(history: History) -> History:
@@ -523,6 +526,10 @@ EXAMPLES: list[tuple[str, Change]] = [
     ("law 4: a reserve is freed only where nothing was billed", request(5, billed=COST)),
     ("law 4: a reserve is freed only where nothing was billed", request(5, fate="malformed")),
     ("law 4: nothing is charged that was not sent", booked(9, state=SETTLED, charge=UNTOLD)),
+    (
+        "law 4: the true bill lies within what is booked",
+        all_of(overcharged, request(8, at=3.5), request(10, billed=Decimal("0.038"))),
+    ),
     ("law 4: the true bill lies within what is booked", request(10, billed=Decimal("0.5"))),
     ("law 4: the true bill lies within what is booked", times(4, lambda n: request(n + 1, billed=Decimal(0)))),
     *(
@@ -548,7 +555,7 @@ EXAMPLES: list[tuple[str, Change]] = [
     ("law 5: one run costs a bounded number of requests", unanswered(*MANY)),
     (
         "law 6: nothing leaves after a charge over its reserve",
-        all_of(request(6, told=OVER, billed=OVER, honest=False), booked(6, charge=Charge(OVER, ChargeSource.HEADER))),
+        overcharged,
     ),
     ("ledger: it has no problems", problems),
     (
@@ -573,7 +580,7 @@ EXAMPLES: list[tuple[str, Change]] = [
     ("statistics: requests are the run's attempts", told(HELD, requests=3)),
     ("statistics: requests are the run's attempts", told(HELD, requests=6)),
     ("statistics: charge sources are those of the run's attempts", told(HELD, charge_sources={})),
-    ("statistics: levels add up", levels(items=6)),
+    ("statistics: levels add up", levels(items=6, usd=None, usd_an_item=None)),
     ("statistics: levels add up", levels(requests=3)),
     ("statistics: levels add up", levels(usd=Decimal("0.005"), usd_an_item=Decimal("0.001"))),
     ("statistics: levels add up", levels(usd_an_item=Decimal("0.001"))),
@@ -591,6 +598,7 @@ HARMLESS: dict[str, Change] = {
     "a text of its own fault fails in the last run": result(
         LAST, "i", status=Status.FAILED, label=None, error="too long: about 9 tokens, and a request has room for 8"
     ),
+    "a charge over its reserve while another request is in flight": all_of(overcharged, request(8, at=3.5)),
     "a dishonest charge that nobody was told": request(4, told=None, billed=OVER, honest=False),
     "a text in doubt that a run without hold does not reach": all_of(
         run(HELD, hold=False), *(result(HELD, text, status=Status.PENDING) for text in "cdg")

@@ -192,7 +192,7 @@ def time_goes_forward(evidence: Evidence) -> Iterator[str]:
                 yield f"run {run.number}: request {other.number} left at {other.at}, and {one.number} at {one.at}"
         before = run.sent.start - 1
         for shown in run.shown:
-            if not before <= shown.sent_before < max(run.sent.stop, run.sent.start):
+            if not before <= shown.sent_before < run.sent.stop:
                 text = shown.result.item.text
                 yield f"run {run.number}: {text!r} was shown after {shown.sent_before} requests, the last one {before}"
             before = max(before, shown.sent_before)
@@ -525,11 +525,11 @@ def nothing_is_charged_that_was_not_sent(evidence: Evidence) -> Iterator[str]:
 def the_bill_lies_within_what_is_booked(evidence: Evidence) -> Iterator[str]:
     billed = excess = _NOTHING
     for run in evidence.history.runs:
-        for sent in evidence.sent(run):
-            billed += sent.billed
-            if not sent.honest and not _is_booked(evidence.attempt(run, sent)):
-                # what nobody was told cannot be booked; its run may even have died before it could be
-                excess += max(_NOTHING, sent.billed - sent.worst)
+        billed += sum((sent.billed for sent in evidence.sent(run)), _NOTHING)
+        for sent, attempt in evidence.written(run):
+            # what nobody was told, or a process that died was, cannot be booked
+            if not sent.honest and (attempt.charge is None or attempt.charge.source not in _TOLD):
+                excess += sent.billed - sent.worst
         settled = [a for a in run.after.attempts if a.state is AttemptState.SETTLED and a.charge is not None]
         least = sum((a.charge.usd for a in settled if a.charge and a.charge.source in _TOLD), _NOTHING)
         most = _total(run.after)
@@ -955,8 +955,6 @@ def _is_plausible(sent: Sent, attempt: Attempt) -> bool:
         return True
     if told(sent) is not None:
         return attempt.state is AttemptState.SETTLED
-    if sent.fate in LOST:
-        return attempt.state is AttemptState.DOUBT
     return (attempt.state is AttemptState.FREED) == (sent.fate in REFUSED)
 
 
@@ -964,10 +962,6 @@ def _kind(sent: Sent) -> str:
     if sent.fate == Failure.RATE_LIMITED:
         return "rate limited"
     return "failed" if sent.fate in UNREAD else "answered"
-
-
-def _is_booked(attempt: Attempt | None) -> bool:
-    return attempt is not None and attempt.charge is not None and attempt.charge.source in _TOLD
 
 
 def _opened(attempt: Attempt) -> tuple[object, ...]:
