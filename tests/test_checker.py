@@ -424,6 +424,17 @@ def dead_early(history: History) -> History:
     return run(HELD, died_at="verdict: applied", shown=shown, statistics=None)(history)
 
 
+def broken_early(history: History) -> History:
+    """The second run ends with an error before it shows e, with an attempt open; its statistics are of no account."""
+    shown = history.runs[HELD].shown[:6]
+    opened = all_of(booked(9, until=3, state=OPEN, charge=None), booked(9, since=4, state=DOUBT, charge=None))
+    changed = opened(history)
+    said = changed.runs[HELD].statistics
+    assert said is not None
+    wrong = replace(said, requests=0, charge_sources={}, levels=(), settled=OVER, seconds=99.0)
+    return run(HELD, error=RuntimeError("words"), shown=shown, statistics=wrong)(changed)
+
+
 def stillborn(history: History) -> History:
     """Between the first two runs one more begins, and dies before it has changed anything."""
     first, *others = history.runs
@@ -600,6 +611,8 @@ HARMLESS: dict[str, Change] = {
     ),
     "a charge over its reserve while another request is in flight": all_of(overcharged, request(8, at=3.5)),
     "a dishonest charge that nobody was told": request(4, told=None, billed=OVER, honest=False),
+    "a charge that is no amount": request(3, told=Decimal("NaN")),
+    "a run that ends with an error": broken_early,
     "a text in doubt that a run without hold does not reach": all_of(
         run(HELD, hold=False), *(result(HELD, text, status=Status.PENDING) for text in "cdg")
     ),
