@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-from simulation.checker import CLAIMS, check
+from simulation.checker import CLAIMS, Evidence, check
 from simulation.history import History, Image, Run, Sent, Shown
 
 from packer.errors import Failure, LedgerError
@@ -418,6 +418,23 @@ def late(history: History) -> History:
     return run(HELD, shown=(*shown[:6], *(replace(one, sent_before=last) for one in shown[6:])))(history)
 
 
+def dead_early(history: History) -> History:
+    """The second run dies before it shows e."""
+    shown = history.runs[HELD].shown[:6]
+    return run(HELD, died_at="verdict: applied", shown=shown, statistics=None)(history)
+
+
+def broken_early(history: History) -> History:
+    """The second run ends with an error before it shows e, with an attempt open; its statistics are of no account."""
+    shown = history.runs[HELD].shown[:6]
+    opened = all_of(booked(9, until=3, state=OPEN, charge=None), booked(9, since=4, state=DOUBT, charge=None))
+    changed = opened(history)
+    said = changed.runs[HELD].statistics
+    assert said is not None
+    wrong = replace(said, requests=0, charge_sources={}, levels=(), settled=OVER, seconds=99.0)
+    return run(HELD, error=LedgerError("labels.db", "words"), shown=shown, statistics=wrong)(changed)
+
+
 def stillborn(history: History) -> History:
     """Between the first two runs one more begins, and dies before it has changed anything."""
     first, *others = history.runs
@@ -439,11 +456,14 @@ def problems(history: History) -> History:
     return run(FIRST, after=replace(after, problems=("attempt 1: rotten",)))(history)
 
 
-IN_TWO_PACKS = [*["f"] * 5, *["fg"] * 5]
+IN_TWO_PACKS = [*["f"] * 8, *["fg"] * 9]
 # f stands in nine packs; then 21 packs, of which none of their texts stands in more than six
 NINE_OF_F = ["f", "fg", "fh", "fi", "fgh", "fgi", "fhi", "fghi", "fc"]
 MANY = [*"cdfghi", *map("".join, combinations("cdfghi", 2))]
 OVER = Decimal("0.02")
+overcharged = all_of(
+    request(6, told=OVER, billed=OVER, honest=False), booked(6, charge=Charge(OVER, ChargeSource.HEADER))
+)
 
 
 def wrong_gold(history: History) -> History:
@@ -461,6 +481,7 @@ EXAMPLES: list[tuple[str, Change]] = [
         "record: a run ends by itself, by a kill, or because the ledger cannot be used",
         run(HELD, error=RuntimeError("everybody waits")),
     ),
+    ("record: requests are numbered through all runs", run(LAST, sent=range(9, 12))),
     ("record: requests leave and results come in the order of time", request(6, at=-1.0)),
     ("record: requests leave and results come in the order of time", backwards),
     ("law 1: each text is shown once, in the input's order", swapped),
@@ -477,13 +498,16 @@ EXAMPLES: list[tuple[str, Change]] = [
         "law 1: an empty text fails and is never sent",
         add(HELD, sent(0, 2, 5.5, ("",), LIMITED)),
     ),
-    ("law 1: copies of a text end alike", result(HELD, " a", status=Status.PENDING, label=None, error="words")),
+    (
+        "law 1: copies of a text end alike",
+        result(HELD, " a", status=Status.PENDING, label=None, error="words", known=False),
+    ),
     ("law 1: a text is pending only where the job stopped", told(HELD, stopped=None)),
     ("law 2: a label is the right one", wrong_gold),
     ("law 2: no label comes out of nothing", request(6, arrived={})),
     ("law 2: a request asks for texts of the job, each once", add(HELD, sent(0, 2, 5.5, "z", LIMITED))),
     ("law 2: a request asks for texts of the job, each once", add(HELD, sent(0, 2, 5.5, "hh", LIMITED))),
-    ("law 3: an answer that was committed stays", answers(1, 1, e=None)),
+    ("law 3: an answer that was committed stays", all_of(dead_early, answers(1, 1, e=None))),
     (
         "law 3: a label is committed before it is shown",
         all_of(request(10, told=None), booked(11, state=DOUBT, charge=None), answers(4, g=None, h=None, i=None)),
@@ -497,6 +521,9 @@ EXAMPLES: list[tuple[str, Change]] = [
         "law 3: what had an answer when the run began is not sent",
         all_of(add(HELD, sent(0, 2, 5.5, "e", LIMITED)), late),
     ),
+    ("law 3: what is shown as known was known", result(LAST, "f", known=False)),
+    ("law 3: what is shown as known was known", result(LAST, "g", known=True)),
+    ("law 3: what is shown as known was known", result(LAST, " a", known=False)),
     (SHOWN, add(FIRST, sent(0, 1, 5.0, "b", LIMITED))),
     ("law 3: what a run has bought it does not buy again", add(FIRST, sent(0, 1, 5.0, "e", LIMITED))),
     ("law 4: what is billed stays under the cap", all_of(request(9, worst=Decimal(2)), booked(10, reserve=Decimal(2)))),
@@ -514,6 +541,10 @@ EXAMPLES: list[tuple[str, Change]] = [
     ("law 4: a reserve is freed only where nothing was billed", request(5, billed=COST)),
     ("law 4: a reserve is freed only where nothing was billed", request(5, fate="malformed")),
     ("law 4: nothing is charged that was not sent", booked(9, state=SETTLED, charge=UNTOLD)),
+    (
+        "law 4: the true bill lies within what is booked",
+        all_of(overcharged, request(8, at=3.5), request(10, billed=Decimal("0.038"))),
+    ),
     ("law 4: the true bill lies within what is booked", request(10, billed=Decimal("0.5"))),
     ("law 4: the true bill lies within what is booked", times(4, lambda n: request(n + 1, billed=Decimal(0)))),
     *(
@@ -539,7 +570,7 @@ EXAMPLES: list[tuple[str, Change]] = [
     ("law 5: one run costs a bounded number of requests", unanswered(*MANY)),
     (
         "law 6: nothing leaves after a charge over its reserve",
-        all_of(request(6, told=OVER, billed=OVER, honest=False), booked(6, charge=Charge(OVER, ChargeSource.HEADER))),
+        overcharged,
     ),
     ("ledger: it has no problems", problems),
     (
@@ -564,7 +595,7 @@ EXAMPLES: list[tuple[str, Change]] = [
     ("statistics: requests are the run's attempts", told(HELD, requests=3)),
     ("statistics: requests are the run's attempts", told(HELD, requests=6)),
     ("statistics: charge sources are those of the run's attempts", told(HELD, charge_sources={})),
-    ("statistics: levels add up", levels(items=6)),
+    ("statistics: levels add up", levels(items=6, usd=None, usd_an_item=None)),
     ("statistics: levels add up", levels(requests=3)),
     ("statistics: levels add up", levels(usd=Decimal("0.005"), usd_an_item=Decimal("0.001"))),
     ("statistics: levels add up", levels(usd_an_item=Decimal("0.001"))),
@@ -578,14 +609,37 @@ EXAMPLES: list[tuple[str, Change]] = [
 
 # What is allowed, and close to what is not
 HARMLESS: dict[str, Change] = {
+    "a job without a cap": lambda history: replace(history, cap=None, last_cap=None),
     "a text of its own fault fails in the last run": result(
         LAST, "i", status=Status.FAILED, label=None, error="too long: about 9 tokens, and a request has room for 8"
     ),
+    "a charge over its reserve while another request is in flight": all_of(overcharged, request(8, at=3.5)),
     "a dishonest charge that nobody was told": request(4, told=None, billed=OVER, honest=False),
+    "a charge that is no amount": request(3, told=Decimal("NaN")),
+    "a run that ends with an error": broken_early,
+    "a text in doubt that a run without hold does not reach": all_of(
+        run(HELD, hold=False), *(result(HELD, text, status=Status.PENDING) for text in "cdg")
+    ),
     "a pack that is rate limited as often as is borne": unanswered(*["f"] * 60),
     "requests in flight when the key is refused": add(HELD, sent(0, 2, 6.5, "i", LIMITED)),
     "a process that dies while it opens the ledger": stillborn,
 }
+
+
+# The states of one pack's attempts in their order, the fates of its requests, and which attempts are theirs
+MATCHES: list[tuple[list[AttemptState], list[Sent], list[int]]] = [
+    ([FREED, OPEN], [sent(1, 1, 0.0, "a")], [2]),
+    ([FREED, SETTLED], [sent(1, 1, 0.0, "a")], [2]),
+    ([FREED, DOUBT], [sent(1, 1, 0.0, "a", LOST)], [2]),
+    ([FREED, DOUBT], [sent(1, 1, 0.0, "a", "a fate that nobody knows")], [2]),
+    ([DOUBT, FREED], [sent(1, 1, 0.0, "a", LIMITED)], [2]),
+    ([DOUBT, OPEN], [sent(1, 1, 0.0, "a", LOST)], [1]),
+    ([DOUBT, SETTLED], [sent(1, 1, 0.0, "a", told=None)], [2]),
+    ([DOUBT, SETTLED], [sent(1, 1, 0.0, "a", LOST, told=COST)], [2]),
+    ([FREED, FREED, SETTLED], [sent(1, 1, 0.0, "a", LIMITED), sent(2, 1, 1.0, "a")], [1, 3]),
+    ([FREED, SETTLED, FREED], [sent(1, 1, 0.0, "a"), sent(2, 1, 1.0, "a", LIMITED)], [2, 3]),
+    ([SETTLED], [sent(1, 1, 0.0, "a"), sent(2, 1, 1.0, "a")], [1]),
+]
 
 
 def complaints(history: History) -> set[str]:
@@ -610,3 +664,14 @@ def test_what_breaks_a_claim_breaks_no_other(name: str, change: Change) -> None:
 @pytest.mark.parametrize("change", HARMLESS.values(), ids=HARMLESS)
 def test_what_is_allowed_breaks_no_claim(change: Change) -> None:
     assert check(change(good())) == []
+
+
+@pytest.mark.parametrize(("states", "requests", "wanted"), MATCHES)
+def test_attempts_whose_requests_never_arrived_are_told_from_those_that_did(
+    states: list[AttemptState], requests: list[Sent], wanted: list[int]
+) -> None:
+    after = image(tuple(attempt(ident, 1, "a", state) for ident, state in enumerate(states, 1)), "")
+    only = Run(1, "intent: durable, nothing sent", False, range(1, 9), (), None, None, None, after, 9.0)
+    evidence = Evidence(replace(good(), requests=tuple(requests), runs=(only,)))
+    assert [one.id for _, one in evidence.written(only)] == wanted
+    assert len(evidence.unsent(only)) == len(states) - len(wanted)

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from packer.errors import Failure, LedgerError
 from packer.exchange import ChargeSource
 from packer.items import Result, Status, normalise_text
-from packer.ledger import Attempt, AttemptState
+from packer.ledger import Attempt, AttemptState, Spending
 from packer.usage import is_amount
 from simulation.history import History, Image, Run, Sent
 
@@ -30,10 +30,11 @@ UNREAD = {str(failure) for failure in REFUSED | LOST | {Failure.MALFORMED}}
 # optional setting", and all answers together ("cut at max_tokens": five raises; "a single ...: once more")
 _RATE_LIMITED = 60
 _FAILURES = 8
-_SETTINGS = 9
 _ANSWERS = 6
 # Packs that one text stands in: 100 items at most, and a pack that is asked in parts is at least halved
 _PACKS = 8
+# Refused settings that one text meets: eight, then one more for each pack that it stands in
+_SETTINGS = 8 + _PACKS
 
 # Seconds. A wait of an hour is the longest that is obeyed, with a quarter of jitter; one request has 120 seconds
 _LONGEST_SILENCE = 2 * 3_600.0
@@ -46,6 +47,7 @@ _ROUNDING = 1e-6
 
 _NANO = Decimal("1e-9")
 _NOTHING = Decimal(0)
+_EMPTY = Image((), {}, Spending(_NOTHING, _NOTHING, _NOTHING), ())
 _TOLD = {ChargeSource.HEADER, ChargeSource.PROXY, ChargeSource.BODY}
 
 
@@ -95,7 +97,7 @@ class Evidence:
 
     def fresh(self, run: Run) -> tuple[Attempt, ...]:
         """The attempts that a run has opened."""
-        old = {attempt.id for attempt in run.before.attempts} if run.before else set()
+        old = {attempt.id for attempt in disk(run).attempts}
         return tuple(attempt for attempt in run.after.attempts if attempt.id not in old)
 
     def attempt(self, run: Run, sent: Sent) -> Attempt | None:
@@ -120,16 +122,13 @@ class Evidence:
     def images(self) -> Iterator[tuple[str, Image]]:
         """Every image in the order of time, and when it was taken."""
         for run in self.history.runs:
-            if run.before is not None:
-                yield f"before run {run.number}", run.before
+            yield f"before run {run.number}", disk(run)
             yield f"after run {run.number}", run.after
 
     def parked(self, run: Run) -> set[str]:
         """The keys that were in doubt, or open, when a run began, and had no answer."""
-        if run.before is None:
-            return set()
-        doubtful = (a for a in run.before.attempts if a.state in {AttemptState.DOUBT, AttemptState.OPEN})
-        return {key for attempt in doubtful for key in attempt.keys} - run.before.answers.keys()
+        doubtful = (a for a in disk(run).attempts if a.state in {AttemptState.DOUBT, AttemptState.OPEN})
+        return {key for attempt in doubtful for key in attempt.keys} - disk(run).answers.keys()
 
     def come_into_doubt(self, run: Run) -> Iterator[Sent]:
         """The requests of a run whose fate it could not know: no reply came and no charge was told."""
@@ -152,6 +151,11 @@ def told(sent: Sent) -> Decimal | None:
     return sent.told if sent.told is not None and is_amount(sent.told) else None
 
 
+def disk(run: Run) -> Image:
+    """What was on the disk when a run began."""
+    return _EMPTY if run.before is None else run.before
+
+
 def ended(run: Run) -> bool:
     """Whether a run ended by itself and without an error."""
     return run.died_at is None and run.error is None
@@ -170,10 +174,8 @@ def booked(attempt: Attempt) -> Decimal:
 def requests_are_numbered(evidence: Evidence) -> Iterator[str]:
     history = evidence.history
     numbers = [sent.number for sent in history.requests]
-    if numbers != list(range(1, len(numbers) + 1)):
-        yield f"expected requests 1 to {len(numbers)}, got {numbers}"
     ranges = [number for run in history.runs for number in run.sent]
-    if ranges != numbers:
+    if not list(range(1, len(numbers) + 1)) == numbers == ranges:
         yield f"the runs have requests {ranges}, and the gateway {numbers}"
     for run in history.runs:
         for sent in evidence.sent(run):
@@ -196,7 +198,7 @@ def time_goes_forward(evidence: Evidence) -> Iterator[str]:
                 yield f"run {run.number}: request {other.number} left at {other.at}, and {one.number} at {one.at}"
         before = run.sent.start - 1
         for shown in run.shown:
-            if not before <= shown.sent_before < max(run.sent.stop, run.sent.start):
+            if not before <= shown.sent_before < run.sent.stop:
                 text = shown.result.item.text
                 yield f"run {run.number}: {text!r} was shown after {shown.sent_before} requests, the last one {before}"
             before = max(before, shown.sent_before)
@@ -350,7 +352,7 @@ def a_label_is_committed_before_it_is_shown(evidence: Evidence) -> Iterator[str]
 
 def an_answer_is_committed_with_its_charge(evidence: Evidence) -> Iterator[str]:
     for run in evidence.history.runs:
-        old = run.before.answers if run.before else {}
+        old = disk(run).answers
         givers: dict[str, list[Attempt]] = defaultdict(list)
         for sent, attempt in evidence.written(run):
             for text in sent.arrived:
@@ -376,9 +378,22 @@ def an_answer_that_was_booked_is_kept(evidence: Evidence) -> Iterator[str]:
                     )
 
 
+def what_is_known_was_there_before(evidence: Evidence) -> Iterator[str]:
+    for run in evidence.history.runs:
+        seen: set[str] = set()
+        for shown in run.shown:
+            text, result = normalise_text(shown.result.item.text), shown.result
+            # copies of a text share its answer, so that only the first of them may have cost something
+            known = text in seen or evidence.history.key(text) in disk(run).answers
+            if result.known != (known and result.status is Status.LABELLED):
+                words = "was" if known else "was not"
+                yield f"run {run.number}: {result.item.text!r} is shown with known={result.known}, and {words} known"
+            seen.add(text)
+
+
 def what_has_an_answer_is_not_sent(evidence: Evidence) -> Iterator[str]:
     for run in evidence.history.runs:
-        answers = run.before.answers if run.before else {}
+        answers = disk(run).answers
         for sent in evidence.sent(run):
             for text in sent.texts:
                 value = answers.get(evidence.history.key(text))
@@ -435,8 +450,7 @@ def the_ledger_stays_under_the_cap(evidence: Evidence) -> Iterator[str]:
         cap = evidence.cap(run)
         if cap is None:
             continue
-        before = _total(run.before) if run.before else _NOTHING
-        after, fresh = _total(run.after), evidence.fresh(run)
+        before, after, fresh = _total(disk(run)), _total(run.after), evidence.fresh(run)
         excess = sum((max(_NOTHING, booked(a) - (a.reserve or _NOTHING)) for a in fresh), _NOTHING)
         if after - excess > max(cap, before):
             yield f"run {run.number}: {after} USD are booked ({excess} over their reserves), and the cap is {cap} USD"
@@ -517,11 +531,11 @@ def nothing_is_charged_that_was_not_sent(evidence: Evidence) -> Iterator[str]:
 def the_bill_lies_within_what_is_booked(evidence: Evidence) -> Iterator[str]:
     billed = excess = _NOTHING
     for run in evidence.history.runs:
-        for sent in evidence.sent(run):
-            billed += sent.billed
-            if not sent.honest and not _is_booked(evidence.attempt(run, sent)):
-                # what nobody was told cannot be booked; its run may even have died before it could be
-                excess += max(_NOTHING, sent.billed - sent.worst)
+        billed += sum((sent.billed for sent in evidence.sent(run)), _NOTHING)
+        for sent, attempt in evidence.written(run):
+            # what nobody was told, or a process that died was, cannot be booked
+            if not sent.honest and (attempt.charge is None or attempt.charge.source not in _TOLD):
+                excess += sent.billed - sent.worst
         settled = [a for a in run.after.attempts if a.state is AttemptState.SETTLED and a.charge is not None]
         least = sum((a.charge.usd for a in settled if a.charge and a.charge.source in _TOLD), _NOTHING)
         most = _total(run.after)
@@ -697,7 +711,7 @@ def what_was_open_is_in_doubt(evidence: Evidence) -> Iterator[str]:
         after = {attempt.id: attempt for attempt in run.after.attempts}
         # a process that died while it began has done nothing else either
         began = ended(run) or bool(run.sent) or bool(evidence.fresh(run))
-        for attempt in run.before.attempts if run.before else ():
+        for attempt in disk(run).attempts:
             left = after.get(attempt.id)
             if attempt.state is not AttemptState.OPEN or left is None:
                 continue
@@ -753,7 +767,7 @@ def requests_are_the_runs_attempts(evidence: Evidence) -> Iterator[str]:
         if not ended(run) or run.statistics is None:
             continue
         # an attempt that was taken back when the job stopped is in the ledger, and is no request
-        least, most = len(run.sent), len(evidence.fresh(run))
+        least, most = len(evidence.sent(run)), len(evidence.fresh(run))
         if not least <= run.statistics.requests <= most:
             said = run.statistics.requests
             yield f"run {run.number}: the statistics say {said} requests; {least} arrived, {most} were written down"
@@ -776,7 +790,7 @@ def levels_add_up(evidence: Evidence) -> Iterator[str]:
             continue
         levels = run.statistics.levels
         settled = [a for a in evidence.fresh(run) if a.state is AttemptState.SETTLED]
-        answers = len(run.after.answers) - (len(run.before.answers) if run.before else 0)
+        answers = len(run.after.answers) - len(disk(run).answers)
         items, requests = sum(level.items for level in levels), sum(level.requests for level in levels)
         if items != answers:
             yield f"run {run.number}: its levels have {items} items, and the ledger has {answers} answers more"
@@ -847,6 +861,7 @@ CLAIMS: Mapping[str, Claim] = {
     "law 3: a label is committed before it is shown": a_label_is_committed_before_it_is_shown,
     "law 3: an answer is committed with its charge": an_answer_is_committed_with_its_charge,
     "law 3: an answer whose request was booked is kept": an_answer_that_was_booked_is_kept,
+    "law 3: what is shown as known was known": what_is_known_was_there_before,
     "law 3: what had an answer when the run began is not sent": what_has_an_answer_is_not_sent,
     "law 3: what was shown as labelled is not sent": what_was_shown_is_not_sent,
     "law 3: what a run has bought it does not buy again": what_was_answered_is_not_bought_again,
@@ -943,26 +958,19 @@ def _align(sent: Sequence[Sent], attempts: Sequence[Attempt]) -> dict[int, Attem
 
 
 def _is_plausible(sent: Sent, attempt: Attempt) -> bool:
-    charge = told(sent)
     if attempt.reserve is not None and attempt.reserve < sent.worst:
         return False
     if attempt.state is AttemptState.OPEN:
         return True
-    if charge is not None:
-        return attempt.charge is not None and attempt.charge.usd == _to_ledger(charge)
-    if sent.fate in LOST:
-        return attempt.state is AttemptState.DOUBT
-    return attempt.state is (AttemptState.FREED if sent.fate in REFUSED else AttemptState.SETTLED)
+    if told(sent) is not None:
+        return attempt.state is AttemptState.SETTLED
+    return (attempt.state is AttemptState.FREED) == (sent.fate in REFUSED)
 
 
 def _kind(sent: Sent) -> str:
     if sent.fate == Failure.RATE_LIMITED:
         return "rate limited"
     return "failed" if sent.fate in UNREAD else "answered"
-
-
-def _is_booked(attempt: Attempt | None) -> bool:
-    return attempt is not None and attempt.charge is not None and attempt.charge.source in _TOLD
 
 
 def _opened(attempt: Attempt) -> tuple[object, ...]:
