@@ -9,7 +9,8 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-from simulation.checker import CLAIMS, Evidence, check
+from simulation.checker import CLAIMS, check
+from simulation.evidence import Evidence
 from simulation.history import History, Image, Run, Sent, Shown
 
 from packer.errors import Failure, LedgerError
