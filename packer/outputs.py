@@ -247,9 +247,9 @@ def _make_part(path: Path, mode: int) -> tuple[Path, int]:
         part = path.with_name(f".{path.name[:_PART_NAME]}.{token_hex(4)}.part")
         # not tempfile: its 0600 is not what the user's umask says an output is
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-        if _hold(descriptor) and _is_at(descriptor, part):
+        # another process may have taken it for a leftover before it was locked
+        if _hold(descriptor) and part.exists():
             return part, descriptor
-        # another process took it for a leftover before it was locked
         part.unlink(missing_ok=True)
         os.close(descriptor)
 
@@ -280,18 +280,10 @@ def _remove_unheld(part: Path) -> None:
     descriptor = os.open(part, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_uid == os.geteuid() and _is_at(descriptor, part):
+        if os.fstat(descriptor).st_uid == os.geteuid():
             part.unlink()
     finally:
         os.close(descriptor)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is the one that `path` names."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.lstat())
-    except FileNotFoundError:
-        return False
 
 
 class OutputStream:
