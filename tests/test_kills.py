@@ -215,19 +215,26 @@ def pair(sent: Sequence[Record], attempts: Sequence[Attempt]) -> Decimal:
             assert mine, f"the gateway never charged {attempt.charge.usd} USD for the texts of attempt {attempt.id}"
             assert mine[0].status == 200
             rest[attempt.keys].remove(mine[0])
-    in_doubt = Decimal(0)
     for attempt in attempts:
         free = [one for one in rest.get(attempt.keys, []) if not one.billed]
         if attempt.state is AttemptState.FREED and free:
             rest[attempt.keys].remove(free[0])
-    for attempt in attempts:
-        if attempt.state in {AttemptState.OPEN, AttemptState.DOUBT} and rest.get(attempt.keys):
-            record = rest[attempt.keys].pop()
-            assert attempt.reserve is not None
-            assert record.billed <= attempt.reserve
+    in_doubt = Decimal(0)
+    doubtful = [one for one in attempts if one.state in {AttemptState.OPEN, AttemptState.DOUBT}]
+    # the same texts may have been asked for with several reserves: the largest bill belongs to the largest
+    for attempt in sorted(doubtful, key=reserve_of, reverse=True):
+        if left := rest.get(attempt.keys):
+            record = max(left, key=lambda one: one.billed)
+            assert record.billed <= reserve_of(attempt)
             in_doubt += record.billed
+            left.remove(record)
     assert not any(rest.values()), f"sent without an attempt: {rest}"
     return in_doubt
+
+
+def reserve_of(attempt: Attempt) -> Decimal:
+    assert attempt.reserve is not None
+    return attempt.reserve
 
 
 @contextlib.contextmanager
@@ -381,7 +388,7 @@ class Trigger:
         return pulled
 
 
-MANY = [f"{'spam' if n % 3 == 0 else 'ham'} number {n}" for n in range(200)]
+MANY = [f"{'spam' if n % 3 == 0 else 'ham'} number {n}" for n in range(300)]
 FAULTS = {
     "error-503": 0.02,
     "reset-before-headers": 0.03,
@@ -393,7 +400,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("cap", "code"), [("0.02", 0), ("0.003", 4)], ids=["finishes", "stops"])
+@pytest.mark.parametrize(("cap", "code"), [("0.03", 0), ("0.003", 4)], ids=["finishes", "stops"])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_budget_holds_over_a_dozen_kills(commands: Commands, tmp_path: Path, seed: int, cap: str, code: int) -> None:
     """ "Settled + in doubt + reserved never passes the cap, across restarts", and neither does the bill."""
@@ -407,10 +414,10 @@ def test_a_budget_holds_over_a_dozen_kills(commands: Commands, tmp_path: Path, s
         while kills < 12:
             if rng.random() < 0.5:
                 ended = job.run(
-                    place=Place(rng.choice(names), rng.randrange(1, 5), after="intent: about to be written")
+                    place=Place(rng.choice(names), rng.randrange(1, 4), after="intent: about to be written")
                 )
             else:
-                ended = job.run(began=trigger.pull(rng.randrange(1, 5)))
+                ended = job.run(began=trigger.pull(rng.randrange(1, 4)))
             spending = job.look().spending
             assert spending.settled + spending.doubt + spending.open <= Decimal(cap)
             assert job.gateway.log.billed <= Decimal(cap)
@@ -438,7 +445,7 @@ def test_killed_at_random_among_faults_a_job_ends_as_if_nothing_had_happened(
     rng = random.Random(seed)
     trigger = Trigger(commands, mixed(FAULTS, seed=seed))
     (tmp_path / "out.csv").write_bytes(OLD)
-    with rehearsal(commands, tmp_path, "--concurrency", "8", texts=MANY, script=trigger, seconds=0.01) as job:
+    with rehearsal(commands, tmp_path, "--concurrency", "8", texts=MANY[:200], script=trigger, seconds=0.01) as job:
         for most in (30, 6):
             killed = job.run(began=trigger.pull(rng.randrange(1, most)))
             assert killed.was_killed, killed
