@@ -38,6 +38,7 @@ PACKS, PACK = 12, 5
 TEXTS = [f"{'spam' if n % 3 == 0 else 'ham'} {n}" for n in range(PACKS * PACK)]
 OLD = b"text,label\nwhat was here before,ham\n"
 IN_FLIGHT = 3
+LAST_COMMIT = "job: about to be ended in the ledger"  # what stands before it
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +183,8 @@ class Rehearsal:
         # "What was paid for is kept": what the process was told to be durable is there
         assert passed["verdict: durable, nothing shown"] <= len(closed)
         assert passed["job: noted"] <= (job in books.attempts)
-        assert passed["job: ended"] <= (job in books.ended)
+        told = ended.passed[ended.passed.index(LAST_COMMIT) :] if LAST_COMMIT in passed else []
+        assert ("commit: durable" in told) <= (job in books.ended)
         assert not self._acknowledged & {KEY_OF(text) for record in sent for text in record.texts}, "bought again"
         assert self._acknowledged <= books.answers.keys(), "an answer is lost"
         self._acknowledged = set(books.answers)
@@ -257,7 +259,6 @@ ONCE = [name for name in failpoints.NAMES if name.startswith("job: ")]
 FOR_EACH_PACK = [name for name in failpoints.NAMES if name.startswith(("intent: ", "reply: ", "verdict: "))]
 COMMITS = [name for name in failpoints.NAMES if name.startswith("commit: ")]
 OUTPUTS = [name for name in failpoints.NAMES if name.startswith("output: ")]
-LAST_COMMIT = "job: about to be ended in the ledger"
 
 PLACES = {name: Place(name) for name in ONCE}
 for _name in FOR_EACH_PACK:
