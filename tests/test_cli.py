@@ -768,6 +768,8 @@ def test_the_cost_says_where_it_was_read_and_what_is_unknown() -> None:
     both = changed(requests=1, settled=Decimal(3), charge_sources={ChargeSource.BODY: 1})
     shown = summary(earlier=earlier, now=both, budget=Decimal(5))
     assert "$1.00 (told in the replies); $3.00 with earlier runs; the budget is $5.00" in shown
+    lost = changed(requests=1, settled=Decimal(3), in_doubt=Decimal("0.5"), doubt_requests=1)
+    assert "$3.00 to $3.50 with earlier runs" in summary(earlier=earlier, now=lost)
 
 
 def test_a_summary_with_everything_fits_a_screen() -> None:
