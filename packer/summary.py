@@ -260,7 +260,7 @@ def _write_doubt(now: Statistics) -> str:
     most = now.settled + now.in_doubt
     return (
         f"{lost}, sent and never heard of: at most {format_usd(now.in_doubt)}, so that the job has cost "
-        f"{format_usd(now.settled)} to {format_usd(most)}"
+        f"{format_usd(now.settled - now.assumed)} to {format_usd(most)}"
     )
 
 
