@@ -22,12 +22,14 @@ class Books:
     """The sums of one job's run.
 
     `unpriced` requests cost what nobody knows; `doubt_requests` were sent and never heard of, and asked for
-    `doubt_texts` texts. These three begin with what earlier runs left behind.
+    `doubt_texts` texts; `assumed` USD are booked for answers whose charge was not told. These four begin with what
+    earlier runs left behind.
     """
 
     unpriced: int = 0
     doubt_requests: int = 0
     doubt_texts: int = 0
+    assumed: Decimal = Decimal(0)
     usage: Usage = field(default=Usage(0, 0), init=False)
     sources: dict[ChargeSource, int] = field(default_factory=dict, init=False)
     balance: Decimal | None = field(default=None, init=False)
@@ -39,6 +41,8 @@ class Books:
         """Book a charge."""
         self.sources[charge.source] = self.sources.get(charge.source, 0) + 1
         self._largest = max(self._largest, charge.usd)
+        if charge.source is ChargeSource.RESERVE:
+            self.assumed += charge.usd
 
     def doubted(self, *, texts: int, priced: bool) -> None:
         """Book a request whose fate is unknown; `priced` where its reserve is known."""

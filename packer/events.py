@@ -130,8 +130,9 @@ class Statistics:
     """How a job stands. Items that have not ended yet are in `items` and in no other count.
 
     `known` items were labelled without a request of their own: from the ledger, or with an identical text. `settled`
-    and `in_doubt` are USD, `reserved` is set aside for what is in flight. `doubt_requests` were sent and never heard
-    of, and asked for `doubt_texts` texts; `unpriced` counts requests whose cost nobody knows. All of these but
+    and `in_doubt` are USD, `reserved` is set aside for what is in flight; `assumed` is the part of `settled` that
+    nobody told: the worst case of answers that came without a charge. `doubt_requests` were sent and never heard of,
+    and asked for `doubt_texts` texts; `unpriced` counts requests whose cost nobody knows. All of these but
     `reserved` include earlier runs of the same job. `levels` show cost and pace as more was in flight. `balance` is the
     last one that the gateway told. `stopped` is the reason why nothing more is sent, None while the job runs or when it
     has finished. `canaries_asked` were sent among the items of an untrusted job, and `canary_hits` packs were rejected
@@ -152,6 +153,7 @@ class Statistics:
     usage: Usage
     settled: Decimal
     in_doubt: Decimal
+    assumed: Decimal
     reserved: Decimal
     unpriced: int
     doubt_requests: int

@@ -299,6 +299,7 @@ class Job:
             usage=self.books.usage,
             settled=self.budget.settled,
             in_doubt=self.budget.in_doubt,
+            assumed=self.books.assumed,
             reserved=self.budget.reserved,
             unpriced=self.books.unpriced,
             doubt_requests=self.books.doubt_requests,

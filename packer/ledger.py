@@ -33,6 +33,7 @@ from packer.ledger_rows import (
     LedgerStatistics,
     Opened,
     Spending,
+    assumed,
     booked,
     clean_text,
     now,
@@ -48,7 +49,8 @@ _FIND_KEYS = 500
 
 # What is booked for an attempt: its charge, else its reserve
 _BOOKED = "coalesce(charge_nano, reserve_nano)"
-_SUMS = f"state, count(*), count({_BOOKED}), coalesce(sum({_BOOKED}), 0)"
+_ASSUMED = "coalesce(sum(charge_nano) FILTER (WHERE charge_source = 'reserve'), 0)"
+_SUMS = f"state, count(*), count({_BOOKED}), coalesce(sum({_BOOKED}), 0), {_ASSUMED}"
 
 
 class Ledger:
@@ -143,15 +145,15 @@ class Ledger:
         sql = f"SELECT {JOB_COLUMNS} FROM jobs WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608  constants
         rows = (self._sound([row], f"job {row[0]}") for row in self._file.pages(sql, FIRST_ID))
         jobs = {row[0] for row in rows if row[1] == wanted}
-        sums = {state.value: (0, 0, 0) for state in AttemptState}
+        sums = {state.value: (0, 0, 0, 0) for state in AttemptState}
         sql = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608  constants
         doubt_texts = 0
         for row in self._file.pages(sql, FIRST_ID):
             self._sound([row], f"attempt {row[0]}")
             if row[1] in jobs:
                 state, nano = booked(row)
-                attempts, known, total = sums[state]
-                sums[state] = (attempts + 1, known + (nano is not None), total + (nano or 0))
+                attempts, known, total, guessed = sums[state]
+                sums[state] = (attempts + 1, known + (nano is not None), total + (nano or 0), guessed + assumed(row))
                 doubt_texts += len(json.loads(row[2])) if state == AttemptState.DOUBT else 0
         return self._spending([(state, *counts) for state, counts in sums.items()], doubt_texts)
 
@@ -189,7 +191,7 @@ class Ledger:
         tokens = ", ".join(f"coalesce(sum({part}_tokens), 0)" for part in ("input", "output", "cached_input"))
         rows = self._file.read(f"SELECT {_SUMS}, {tokens} FROM attempts GROUP BY state")  # noqa: S608  constants
         doubt_texts = sum(len(attempt.keys) for attempt in self.attempts_in_doubt())
-        spending = self._spending([row[:4] for row in rows], doubt_texts)
+        spending = self._spending([row[:5] for row in rows], doubt_texts)
         counts = {AttemptState(row[0]): row[1] for row in rows}
         return LedgerStatistics(
             schema_version=SCHEMA_VERSION,
@@ -198,7 +200,7 @@ class Ledger:
             answers=self._file.read("SELECT count(*) FROM answers")[0][0],
             attempts={state: counts.get(state, 0) for state in AttemptState},
             spending=spending,
-            usage=sum((Usage(*row[4:]) for row in rows), Usage(0, 0)),
+            usage=sum((Usage(*row[5:]) for row in rows), Usage(0, 0)),
         )
 
     def verify(self) -> list[str]:
@@ -269,11 +271,12 @@ class Ledger:
 
     def _spending(self, rows: Sequence[Row], doubt_texts: int) -> Spending:
         sums = dict.fromkeys(AttemptState, 0)
-        unknown = doubt_requests = 0
-        for state, attempts, known, nano in rows:
-            if state not in sums or not isinstance(nano, int):
+        unknown = doubt_requests = guesses = 0
+        for state, attempts, known, nano, guessed in rows:
+            if state not in sums or not isinstance(nano, int) or not isinstance(guessed, int):
                 raise LedgerDamaged(self._file.name, f"damaged: attempts in state {state!r} sum up to {nano!r}")
             sums[state] = nano
+            guesses += guessed
             if state == AttemptState.DOUBT:
                 doubt_requests = attempts
             if state != AttemptState.FREED:
@@ -285,6 +288,7 @@ class Ledger:
             unknown=unknown,
             doubt_requests=doubt_requests,
             doubt_texts=doubt_texts,
+            assumed=to_usd(guesses),
         )
 
     def _job(self, job: int) -> Row:

@@ -102,6 +102,7 @@ class Spending:
 
     An attempt whose charge is unknown counts with its reserve. `unknown` is the number of attempts that have neither:
     the sums say nothing about them. `doubt_requests` are the attempts in doubt, `doubt_texts` the texts they asked for.
+    `assumed` is the part of `settled` that nobody told: reserves of requests that were answered without a charge.
     """
 
     settled: Decimal
@@ -110,6 +111,7 @@ class Spending:
     unknown: int = 0
     doubt_requests: int = 0
     doubt_texts: int = 0
+    assumed: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,12 @@ def booked(row: Row) -> tuple[str, int | None]:
     """The state of an attempt's row, and the nano-USD that stand for it: its charge, else its reserve, else None."""
     reserve, state, charge = row[4], row[6], row[7]
     return state, reserve if charge is None else charge
+
+
+def assumed(row: Row) -> int:
+    """The nano-USD of an attempt's row that were booked because its charge was not told."""
+    charge, source = row[7], row[8]
+    return charge if source == ChargeSource.RESERVE else 0
 
 
 def read_time(microseconds: int) -> datetime:

@@ -41,7 +41,9 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """USD. `least` is what is settled and `most` adds what is in doubt: the true spending lies between the two.
+    """USD. `least` is what was told, or follows from usage and price; `most` adds what is in doubt or assumed.
+
+    The true spending lies between the two.
 
     `doubt_requests` were sent and never heard of; they asked for `doubt_texts` texts. `unpriced` requests cost what
     nobody knows, and stand in no other number here.
@@ -88,9 +90,10 @@ def make_report(
     failed: Mapping[str, int],
 ) -> Report:
     """The report of a run; `earlier` are the statistics from before its first item."""
-    job = Money(now.settled, now.settled + now.in_doubt, now.doubt_requests, now.doubt_texts, now.unpriced)
+    least, most = now.settled - now.assumed, now.settled + now.in_doubt
+    job = Money(least, most, now.doubt_requests, now.doubt_texts, now.unpriced)
     run = Money(
-        job.least - earlier.settled,
+        job.least - earlier.settled + earlier.assumed,
         job.most - earlier.settled - earlier.in_doubt,
         job.doubt_requests - earlier.doubt_requests,
         job.doubt_texts - earlier.doubt_texts,

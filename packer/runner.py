@@ -250,7 +250,7 @@ class Runner:
             board=Board(self.task, make_keys(self.task, self.model)),
             requests=Requests(self.task, self._limits, self._price, count_tokens, bound_tokens, self._canaries),
             budget=Budget(self._cap, spending.settled, spending.doubt),
-            books=Books(spending.unknown, spending.doubt_requests, spending.doubt_texts),
+            books=Books(spending.unknown, spending.doubt_requests, spending.doubt_texts, spending.assumed),
             limiter=Limiter(cap=MOST_IN_FLIGHT, fixed=self._concurrency),
             sizer=PackSizer(self._limits.max_items),
             rng=random.Random(self._seed),  # noqa: S311  shuffles and jitter, no secrets

@@ -247,7 +247,7 @@ def _write_cost(ending: Ending) -> str:
     if unpriced:
         parts.append(f"unknown for {count_of(unpriced, 'request')}: no charge was told, and no price is known")
     if earlier.settled or earlier.in_doubt:
-        least = f"{format_usd(now.settled)} to " if now.in_doubt else ""
+        least = f"{format_usd(now.settled - now.assumed)} to " if now.in_doubt or now.assumed else ""
         parts.append(f"{least}{format_usd(now.settled + now.in_doubt)} with earlier runs")
     if ending.budget is not None:
         parts.append(f"the budget is {format_usd(ending.budget)}")
@@ -261,7 +261,7 @@ def _write_doubt(now: Statistics) -> str:
     most = now.settled + now.in_doubt
     return (
         f"{lost}, sent and never heard of: at most {format_usd(now.in_doubt)}, so that the job has cost "
-        f"{format_usd(now.settled)} to {format_usd(most)}"
+        f"{format_usd(now.settled - now.assumed)} to {format_usd(most)}"
     )
 
 

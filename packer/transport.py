@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 # What an SDK holds in the place of a key, which only the wire knows
 PLACEHOLDER = "kept-in-the-wire"
+# Where an answer names its pack, in any of the shapes that are asked for: near its beginning
+_PACK = re.compile(r'"pack"\s*:\s*"(\w+)"')
+_LONGEST_HEAD = 200
 # Output tokens that a gateway may count beyond max_tokens without having ignored it
 _MISCOUNT = 16
 
@@ -138,6 +142,8 @@ class HttpTransport(ABC):
         if reading.usage is not None and reading.usage.output_tokens > prompt.max_tokens + _MISCOUNT:
             # Older servers take an unknown name for the limit in silence, and no reserve would be a bound any more
             self._dialects.refuse(dialect.limit, dialect, keep_schema=False)
+        if _is_of_another(reading.text, prompt):
+            call.distrust()
         charge = self._charge(call)
         if charge is None and (usd := read_usd(reading.cost)) is not None:
             charge = Charge(usd, ChargeSource.BODY)
@@ -247,6 +253,12 @@ def _without_reply(call: Call) -> Failure:
     if not call.sent:
         return Failure.BAD_REQUEST if call.unwritten else Failure.NOT_SENT
     return Failure.MALFORMED if call.garbled else Failure.LOST
+
+
+def _is_of_another(text: str, prompt: Prompt) -> bool:
+    """Whether a reply names another pack: whoever mixes replies up may have the next one waiting on this connection."""
+    named = _PACK.search(text, 0, _LONGEST_HEAD)
+    return named is not None and prompt.user.partition("\n")[0] != f"pack: {named[1]}"
 
 
 def _text(call: Call) -> str:

@@ -48,6 +48,12 @@ class Call:
     trouble: str = ""
     untrusted: bool = False
     garbled: bool = False
+    connection: Any = None  # aiohttp's protocol: what the request went over
+
+    def distrust(self) -> None:
+        """Let no later request go over this connection: what comes next on it may be another request's."""
+        if self.connection is not None:
+            self.connection.force_close()
 
 
 _CALL: ContextVar[Call] = ContextVar("packer_call")
@@ -137,6 +143,8 @@ class Wire:
             else:
                 await _read(call, response)
             if not call.complete:
+                # a body that has come to its end is back in the pool already, where closing it does nothing
+                call.distrust()
                 response.close()
 
     def _open(self) -> aiohttp.ClientSession:
@@ -162,7 +170,7 @@ class Wire:
 
 
 class _Connector(aiohttp.TCPConnector):
-    """A pool that gives out no connection on which something came that nobody asked for.
+    """A pool that gives out no connection on which something came that nobody asked for, or that is distrusted.
 
     aiohttp would take a second reply to request A for the reply to request B, and stay one behind from then on.
     """
@@ -176,6 +184,7 @@ class _Connector(aiohttp.TCPConnector):
         while True:
             connection = await super().connect(req, traces, timeout)
             if connection.protocol is None or not connection.protocol.should_close:
+                _CALL.get().connection = connection.protocol
                 return connection
             connection.close()
 

@@ -89,12 +89,14 @@ def spending(attempts: tuple[Attempt, ...]) -> Spending:
     for one in attempts:
         sums[one.state] += one.charge.usd if one.charge else one.reserve or Decimal(0)
     doubtful = [one for one in attempts if one.state is AttemptState.DOUBT]
+    assumed = [one.charge.usd for one in attempts if one.charge and one.charge.source is ChargeSource.RESERVE]
     return Spending(
         sums[AttemptState.SETTLED],
         sums[AttemptState.DOUBT],
         sums[AttemptState.OPEN],
         doubt_requests=len(doubtful),
         doubt_texts=sum(len(one.keys) for one in doubtful),
+        assumed=sum(assumed, Decimal(0)),
     )
 
 
@@ -126,6 +128,7 @@ def statistics(
         usage=Usage(0, 0),
         settled=after.spending.settled,
         in_doubt=after.spending.doubt,
+        assumed=after.spending.assumed,
         reserved=after.spending.open,
         unpriced=0,
         doubt_requests=after.spending.doubt_requests,
@@ -550,11 +553,27 @@ EXAMPLES: list[tuple[str, Change]] = [
     ("law 4: the true bill lies within what is booked", times(4, lambda n: request(n + 1, billed=Decimal(0)))),
     *(
         ("law 4: the ledger's sums are those of its attempts", sums_of(FIRST, **{name: value}))
-        for name, value in {"settled": COST, "doubt": COST, "open": COST, "doubt_requests": 7, "doubt_texts": 7}.items()
+        for name, value in {
+            "settled": COST,
+            "doubt": COST,
+            "open": COST,
+            "assumed": OVER,
+            "doubt_requests": 7,
+            "doubt_texts": 7,
+        }.items()
     ),
     *(
         ("law 4: the statistics' sums are the ledger's", told(LAST, **{name: 77}))
-        for name in ("settled", "in_doubt", "reserved", "doubt_requests", "doubt_texts", "unpriced", "in_flight")
+        for name in (
+            "settled",
+            "in_doubt",
+            "assumed",
+            "reserved",
+            "doubt_requests",
+            "doubt_texts",
+            "unpriced",
+            "in_flight",
+        )
     ),
     ("hold: what was in doubt is not sent", add(HELD, sent(0, 2, 5.5, "c", LIMITED))),
     ("hold: what comes into doubt is not sent again", add(HELD, sent(0, 2, 5.5, "g", LIMITED))),

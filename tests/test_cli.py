@@ -726,6 +726,7 @@ NOTHING = Statistics(
     usage=Usage(0, 0),
     settled=Decimal(0),
     in_doubt=Decimal(0),
+    assumed=Decimal(0),
     reserved=Decimal(0),
     unpriced=0,
     doubt_requests=0,

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from packer import failpoints
 from packer.errors import (
     CallError,
     Failure,
@@ -72,6 +73,27 @@ def test_every_item_gets_its_own_label_in_the_inputs_order() -> None:
     assert set(asked(transport).values()) == {1}
     statistics = runner.statistics()
     assert (statistics.items, statistics.labelled, statistics.requests, statistics.packs) == (500, 500, 25, 25)
+
+
+def test_a_stop_that_comes_while_an_intent_is_written_lets_nothing_leave(tmp_path: Path) -> None:
+    """Law 6: the job ends having sent no more than what was already in flight."""
+    transport = FakeTransport(TASK, parity)
+    runner = Runner(TASK, model="m", transport=transport, ledger=tmp_path / "l.db", price=PRICE, budget_usd=1)
+
+    async def work() -> list[Result]:
+        async with runner:
+            return [result async for result in runner.stream(texts(40))]
+
+    failpoints.put(lambda name: runner.stop("here") if name == "intent: about to be written" else None)
+    try:
+        results = FakeClock().run(work())
+    finally:
+        failpoints.put(None)
+    assert transport.prompts == []
+    assert [(result.status, result.error) for result in results] == [(Status.PENDING, "stopped: here")] * 40
+    assert runner.statistics().reserved == 0
+    with Ledger(tmp_path / "l.db", read_only=True) as ledger:
+        assert {state.value: count for state, count in ledger.statistics().attempts.items() if count} == {"freed": 1}
 
 
 def test_packs_are_full_and_shuffled_inside_the_window() -> None:

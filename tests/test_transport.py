@@ -467,6 +467,23 @@ def test_a_prompt_that_cannot_be_written_is_a_bad_request() -> None:
     assert ended.failure is Failure.BAD_REQUEST
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (Answer(completion('{"pack": "k7f2"}')), True),
+        (Answer(completion("I cannot help with that.")), True),
+        (Answer({}, status=503), True),
+        (Answer(BODY, 200, PACKING), False),
+        (Answer(PACKED[:-9], 200, PACKING), False),
+        (Answer(completion('{"pack": "zzzz"}')), False),
+    ],
+)
+def test_a_connection_is_kept_unless_what_came_on_it_was_broken_or_another_requests(said: Said, *, kept: bool) -> None:
+    """A body that ends where it says is back in the pool before anybody can see that it is no gzip."""
+    asked, _, _ = requests_of([said, Answer(completion())], 2)
+    assert (asked[0].port == asked[1].port) == kept
+
+
 @pytest.mark.parametrize("when", ["at once", "later"])
 def test_a_second_reply_to_one_request_reaches_no_other(when: str) -> None:
     first, stale = http(json.dumps(completion("first")).encode()), http(json.dumps(completion("stale")).encode())

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from itertools import pairwise
 
+from packer.exchange import ChargeSource
 from packer.items import Status, normalise_text
 from packer.ledger import Attempt, AttemptState
 from simulation.evidence import LOST, NANO, NOTHING, REFUSED, TOLD, Evidence, booked, disk, ended, to_ledger, told
@@ -221,10 +222,10 @@ def the_bill_lies_within_what_is_booked(evidence: Evidence) -> Iterator[str]:
             # what nobody was told, or a process that died was, cannot be booked
             if not sent.honest and (attempt.charge is None or attempt.charge.source not in TOLD):
                 excess += sent.billed - sent.worst
-        settled = [a for a in run.after.attempts if a.state is AttemptState.SETTLED and a.charge is not None]
-        least = sum((a.charge.usd for a in settled if a.charge and a.charge.source in TOLD), NOTHING)
+        settled = sum(a.state is AttemptState.SETTLED for a in run.after.attempts)
+        least = run.after.spending.settled - run.after.spending.assumed
         most = _total(run.after)
-        if not least - len(settled) * NANO <= billed <= most + excess:
+        if not least - settled * NANO <= billed <= most + excess:
             yield f"run {run.number}: {billed} USD are billed so far, and {least} to {most} USD are booked"
 
 
@@ -233,9 +234,11 @@ def the_ledgers_sums_add_up(evidence: Evidence) -> Iterator[str]:
         states = {state: [a for a in image.attempts if a.state is state] for state in AttemptState}
         sums = {state: sum(map(booked, attempts), NOTHING) for state, attempts in states.items()}
         spending = image.spending
+        assumed = (a for a in states[AttemptState.SETTLED] if a.charge and a.charge.source is ChargeSource.RESERVE)
         pairs = {
             "USD settled": (spending.settled, sums[AttemptState.SETTLED]),
             "USD in doubt": (spending.doubt, sums[AttemptState.DOUBT]),
+            "USD assumed": (spending.assumed, sum(map(booked, assumed), NOTHING)),
             "USD open": (spending.open, sums[AttemptState.OPEN]),
             "requests in doubt": (spending.doubt_requests, len(states[AttemptState.DOUBT])),
             "texts in doubt": (spending.doubt_texts, sum(len(a.keys) for a in states[AttemptState.DOUBT])),
@@ -253,6 +256,7 @@ def the_statistics_sums_are_the_ledgers(evidence: Evidence) -> Iterator[str]:
         pairs = {
             "USD settled": (statistics.settled, spending.settled),
             "USD in doubt": (statistics.in_doubt, spending.doubt),
+            "USD assumed": (statistics.assumed, spending.assumed),
             "USD reserved": (statistics.reserved, spending.open),
             "requests in doubt": (statistics.doubt_requests, spending.doubt_requests),
             "texts in doubt": (statistics.doubt_texts, spending.doubt_texts),
