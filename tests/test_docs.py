@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from simulation.mutants import MUTANTS
+from test_simulation import SEEDS
 from test_untrusted import STATED, power
 
 import packer
@@ -112,6 +114,18 @@ def test_what_the_documents_say_of_the_defaults_is_so() -> None:
     assert PackLimits().max_items == 20
     assert "a third to spare" in DESIGN
     assert AnswerAllowance(row=1000).allow(10) == pytest.approx(1.3 * 10_000 + 1000, rel=0.01)
+
+
+def test_every_promise_names_tests_that_exist_and_the_simulation_is_as_large_as_is_said() -> None:
+    page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 10
+    for row in rows:
+        named = re.findall(r"`(tests/[\w.]+)`", row.rpartition(" | ")[2])
+        assert named, row
+        assert [path for path in named if not (ROOT / path).exists()] == []
+    assert f"{SEEDS:,} jobs" in page
+    assert f"{len(MUTANTS)} classic bugs" in page
 
 
 def test_the_changelog_has_this_version() -> None:
