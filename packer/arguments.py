@@ -172,7 +172,7 @@ def _take_job(label: _Parser) -> None:
         metavar="retry|hold",
         type=_one_of("retry", "hold"),
         default="retry",
-        help="items of a request that was sent and never heard of: ask again, or leave (default: retry)",
+        help="items of a request that may have been billed without a word: ask again, or leave (default: retry)",
     )
     add("--seed", metavar="N", type=_whole(0, 2**63 - 1), default=0, help="of the order inside packs (default: 0)")
     add("--report", metavar="FILE", help="a .json file: settings, money, pace, failures; readable by you only")

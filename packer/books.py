@@ -21,7 +21,7 @@ _TOLD = {ChargeSource.HEADER, ChargeSource.PROXY, ChargeSource.BODY}
 class Books:
     """The sums of one job's run.
 
-    `unpriced` requests cost what nobody knows; `doubt_requests` were sent and never heard of, and asked for
+    `unpriced` requests cost what nobody knows; `doubt_requests` may have been billed without a word, and asked for
     `doubt_texts` texts; `assumed` USD are booked for answers whose charge was not told. These four begin with what
     earlier runs left behind.
     """

@@ -45,8 +45,8 @@ class Money:
 
     The true spending lies between the two.
 
-    `doubt_requests` were sent and never heard of; they asked for `doubt_texts` texts. `unpriced` requests cost what
-    nobody knows, and stand in no other number here.
+    `doubt_requests` may have been billed without a word; they asked for `doubt_texts` texts. `unpriced` requests cost
+    what nobody knows, and stand in no other number here.
     """
 
     least: Decimal

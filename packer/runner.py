@@ -65,13 +65,13 @@ class Runner:
 
     `transport` None means the one that `model` and `base_url` name (see `connections.connect`); `api_key` None means
     the environment variable of that host. `ledger` is the file that remembers every answer, None for memory only. `job`
-    names the job that a budget belongs to: runs with the same name, task and model share it. `budget_usd` caps what
-    the job may cost in all its runs, None for no cap. `price` None means the task's, or else that of the price table.
+    names the job that a budget belongs to: runs with the same name, task and model share it. `budget_usd` caps what the
+    job may cost in all its runs, None for no cap. `price` None means the task's, or else that of the price table.
     `concurrency` None means that the limit is searched for. `on_doubt` says what happens to items whose request was
-    sent and never heard of: asked again, or held. `seed` orders the items inside the look-ahead. `linger` is how long,
-    in seconds, a single text waits for others to share its pack. `on_event` is called with everything that happens; it
-    must not block. `untrusted` is for texts whose writers may want to steer the labels: packs of 5 where no `limits`
-    are given, and two of the task's canaries in each; `docs/untrusted.md` says what that detects and what not.
+    sent and may have been billed: asked again, or held. `seed` orders the items inside the look-ahead. `linger` is how
+    long, in seconds, a single text waits for others to share its pack. `on_event` is called with everything that
+    happens; it must not block. `untrusted` is for texts whose writers may want to steer the labels: packs of 5 where no
+    `limits` are given, and two of the task's canaries in each; `docs/untrusted.md` says what that detects and what not.
 
     Raises `CallError` for what is wrong with the call and `LedgerError`, both on entering.
     """

@@ -257,10 +257,10 @@ def _write_cost(ending: Ending) -> str:
 def _write_doubt(now: Statistics) -> str:
     lost = f"{count_of(now.doubt_requests, 'request')} with {count_of(now.doubt_texts, 'text')}"
     if not now.in_doubt:
-        return f"{lost} were sent and never heard of; what they cost is unknown"
+        return f"{lost}, and no word of what they cost"
     most = now.settled + now.in_doubt
     return (
-        f"{lost}, sent and never heard of: at most {format_usd(now.in_doubt)}, so that the job has cost "
+        f"{lost}, and no word of what they cost: at most {format_usd(now.in_doubt)}, so that the job has cost "
         f"{format_usd(now.settled - now.assumed)} to {format_usd(most)}"
     )
 

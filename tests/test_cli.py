@@ -762,8 +762,8 @@ def test_the_cost_says_where_it_was_read_and_what_is_unknown() -> None:
     assert "free: it ran on this machine" in summary(now=free, notice="a small model")
     doubt = changed(settled=Decimal("0.5"), in_doubt=Decimal("0.25"), doubt_requests=3, doubt_texts=60)
     assert (
-        "3 requests with 60 texts, sent and never heard of: at most $0.25, so that the job has cost $0.50 to $0.75"
-        in summary(now=doubt)
+        "3 requests with 60 texts, and no word of what they cost: at most $0.25, "
+        "so that the job has cost $0.50 to $0.75" in summary(now=doubt)
     )
     earlier = changed(settled=Decimal(2))
     both = changed(requests=1, settled=Decimal(3), charge_sources={ChargeSource.BODY: 1})
