@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+# made once: json.dumps makes one a call
+_write_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 _MOST_NORMALISED = 20_000  # characters
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -68,7 +70,7 @@ def normalise_text(text: str) -> str:
 
 def canonical_json(value: Any) -> str:
     """One spelling for one value: sorted keys, no spaces, ASCII only (a lone surrogate is escaped, not refused)."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _write_canonical(value)
 
 
 def key_maker(*, fingerprint: str, model: str, parameters: Mapping[str, Any]) -> Callable[[str], str]:

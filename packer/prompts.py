@@ -23,6 +23,7 @@ _LINE = re.compile(r'([1-9][0-9]*)\. (".*")', re.DOTALL)
 _ECMA_SPECIAL = re.compile(r"[\\^$.*+?()\[\]{}|/]")
 
 _HEAD = "pack: "
+_write_string = json.JSONEncoder(ensure_ascii=False).encode  # made once: json.dumps makes one a call
 _LABELS = "Labels:"
 
 _ROWS = {
@@ -86,7 +87,7 @@ def read_user(user: str) -> tuple[str, list[str]]:
 
 def quote(text: str) -> str:
     """`text` as a JSON string on one line, readable but for what is unsafe in a prompt."""
-    return _UNSAFE.sub(_escape, json.dumps(text, ensure_ascii=False))
+    return _UNSAFE.sub(_escape, _write_string(text))
 
 
 def write_answer(task: Task, nonce: str, rows: Mapping[int, str | Mapping[str, Any]]) -> str:
