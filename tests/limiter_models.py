@@ -214,15 +214,15 @@ def simulate(gateway: Gateway, limiter: Limiter, *, seconds: float, seed: int) -
             limiter.succeeded(now, seconds=now - sent, output_tokens=0)
         elif kind == "refused":
             trace.refusals.append(now)
-            limiter.refused(now, in_flight=in_flight, retry_after=retry_after, jitter=rng.random())
+            limiter.refused(now, seconds=now - sent, in_flight=in_flight, retry_after=retry_after, jitter=rng.random())
         else:
             trace.failures.append(now)
-            limiter.failed(now, jitter=rng.random())
+            limiter.failed(now, seconds=now - sent, jitter=rng.random())
         trace.limits.append((now, limiter.limit))
 
 
 MEAN = 1.046  # seconds, of `narrow`
-_MOVES: Schedule = ((0.0, 30.0), (200.0, 8.0), (400.0, 60.0))
+_MOVES: Schedule = ((0.0, 30.0), (300.0, 8.0), (600.0, 60.0))
 
 
 def cliff(slots: float, over: str, **more: Any) -> Gateway:
@@ -236,9 +236,10 @@ def moving(over: str, **more: Any) -> Gateway:
     return Gateway(ideal=ideal, slots=_MOVES, over=over, **more)
 
 
-def open_gateway(mean: float, **more: Any) -> Gateway:
+def open_gateway(mean: float, *, slow: Schedule = PLAIN, **more: Any) -> Gateway:
     """A gateway without a limit, whose ideal is the cap of 256."""
-    return Gateway(ideal=steady(256 / mean), **more)
+    ideal = tuple((since, 256 / mean / factor) for since, factor in slow)
+    return Gateway(ideal=ideal, slow=slow, **more)
 
 
 def spikes(factor: float, length: float, every: float) -> Schedule:
