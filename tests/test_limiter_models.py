@@ -3,10 +3,18 @@
 `bench/limiter.py` prints the whole table; what is held here is a part of it, with room for the luck of a seed.
 """
 
+import asyncio
+
 import pytest
 from limiter_models import CLIFFS, GATEWAYS, MEAN, NONE, Gateway, Trace, simulate, steady
 
+from packer.errors import Failure, TransportError
+from packer.exchange import Prompt, Reply
 from packer.limiter import Limiter
+from packer.packs import PackLimits
+from packer.runner import Runner
+from packer.task import Task
+from packer.testing import FakeClock, FakeTransport
 
 # Ten times slower for those who come while it is too full: each probe costs 10 s, whatever is done then
 _HELD = [kind for kind in CLIFFS if kind != "x10 for new ones"]
@@ -90,3 +98,40 @@ def test_a_brownout_is_met_with_less_load_and_is_recovered_from(share: float, lo
     during = len([moment for moment in (*trace.answers, *trace.failures) if 60 <= moment < 240]) / 180
     assert during < load * trace.rate(30, 60)
     assert trace.share(gateway, 300, 360) >= 0.8
+
+
+def test_a_job_on_a_gateway_with_a_cliff_has_the_results_of_one_without() -> None:
+    task = Task(["even", "odd"])
+    given = [f"text {number}" for number in range(6000)]
+
+    def label(slots: int) -> tuple[list[str | None], float]:
+        clock = FakeClock()
+        transport = FakeTransport(task, lambda text: "odd" if len(text) % 2 else "even")
+        send = transport.send
+        held = 0
+
+        async def crowded(prompt: Prompt, *, deadline: float) -> Reply:
+            nonlocal held
+            held += 1
+            try:
+                if held > slots:
+                    await asyncio.sleep(1.0)
+                    raise TransportError(Failure.OVERLOADED, "busy", status=503)
+                return await send(prompt, deadline=deadline)
+            finally:
+                held -= 1
+
+        transport.send = crowded  # type: ignore[method-assign]
+
+        async def work() -> list[str | None]:
+            limits = PackLimits(max_items=1)
+            async with Runner(task, model="m", transport=transport, ledger=None, limits=limits) as runner:
+                return [result.label async for result in runner.stream(given)]
+
+        return clock.run(work()), clock.now
+
+    plain, _ = label(1000)
+    cliff, seconds = label(20)
+    assert cliff == plain
+    assert None not in plain
+    assert seconds < 6000 / 20 / 0.8
