@@ -38,8 +38,6 @@ class Latency:
 
     def merge(self, other: Latency) -> None:
         """Take the answers of another in; what is older than some hundred answers fades."""
-        if not other.answers:
-            return
         if self.answers > _REMEMBERED:
             self._squares *= _REMEMBERED / self.answers
             self.answers = _REMEMBERED
