@@ -343,9 +343,15 @@ class Job:
         if isinstance(outcome, Failed):
             if outcome.failure is Failure.RATE_LIMITED:
                 jitter = self.rng.random()
-                self.limiter.refused(now, in_flight=self.in_flight, retry_after=outcome.retry_after, jitter=jitter)
+                self.limiter.refused(
+                    now,
+                    seconds=verdict.seconds,
+                    in_flight=self.in_flight,
+                    retry_after=outcome.retry_after,
+                    jitter=jitter,
+                )
             elif outcome.failure in _TROUBLES:
-                self.limiter.failed(now, jitter=self.rng.random())
+                self.limiter.failed(now, seconds=verdict.seconds, jitter=self.rng.random())
             return outcome
         self._replies += 1
         self._heard = now

@@ -22,6 +22,7 @@ FLOORS = [
         "headers",
         "json_scan",
         "limiter",
+        "rounds",
         "packs",
         "prompts",
         "recovery",
@@ -45,6 +46,7 @@ FILES = sorted((ROOT / "packer").glob("*.py"))
 # What was one file and became several is still one room: its files may name each other
 ROOMS = [
     {"answers", "json_scan"},
+    {"limiter", "rounds"},
     {"headers", "refusals", "replies"},
     {"ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows"},
     {"connections", "local", "providers", "tokens", "transport", "wire"},

@@ -1,6 +1,7 @@
 """The limiter alone: a list of events and times, and what the limit is afterwards. No test sleeps."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -9,177 +10,270 @@ from hypothesis import strategies as st
 from packer.limiter import START, Limiter
 
 
-def succeed(limiter: Limiter, rounds: int, *, now: float = 0.0, seconds: float = 1.0, busy: bool = True) -> None:
-    for _ in range(rounds):
-        for _ in range(max(limiter.limit, START)):
-            limiter.may_send(now, limiter.limit if busy else 1)
-            limiter.succeeded(now, seconds=seconds, output_tokens=0)
+class Client:
+    """Feeds a limiter with rounds of requests that all take the same time, one after the other."""
+
+    def __init__(self, limiter: Limiter) -> None:
+        self.limiter = limiter
+        self.now = 0.0
+
+    def succeed(self, rounds: int, *, seconds: float = 1.0, tokens: int = 0, busy: bool = True) -> None:
+        for _ in range(rounds):
+            count = max(self.limiter.limit, START)
+            for _ in range(count):
+                in_flight = self.limiter.limit if busy else 1
+                self.limiter.may_send(self.now, in_flight)
+                self.now += seconds / in_flight
+                self.limiter.succeeded(self.now, seconds=seconds, output_tokens=tokens)
+
+    def refuse(self, *, in_flight: int, retry_after: float | None = None, jitter: float = 0.0) -> None:
+        self.limiter.refused(self.now, seconds=0.01, in_flight=in_flight, retry_after=retry_after, jitter=jitter)
+
+    def fail(self, count: int = 1, *, seconds: float = 0.01) -> None:
+        for _ in range(count):
+            self.limiter.failed(self.now, seconds=seconds, jitter=0.5)
+
+
+def refused_twice(**options: float | None) -> Limiter:
+    """At 32 in flight, of which two are refused while 20 others are held."""
+    client = Client(Limiter())
+    client.succeed(3)
+    for _ in range(2):
+        client.refuse(in_flight=20, **options)  # type: ignore[arg-type]
+    return client.limiter
 
 
 def test_it_starts_small_and_doubles_each_round() -> None:
-    limiter = Limiter(cap=100)
-    assert limiter.limit == START
-    succeed(limiter, 1)
-    assert limiter.limit == 2 * START
-    succeed(limiter, 10)
-    assert limiter.limit == 100
+    client = Client(Limiter(cap=100))
+    assert client.limiter.limit == START
+    client.succeed(3)
+    assert client.limiter.limit == 4 * START
+    client.succeed(10)
+    assert client.limiter.limit == 100
 
 
 def test_a_limit_that_is_not_used_does_not_grow() -> None:
-    limiter = Limiter()
-    succeed(limiter, 5, busy=False)
-    assert limiter.limit == START
+    client = Client(Limiter())
+    client.succeed(5, busy=False)
+    assert client.limiter.limit == START
 
 
-def test_a_refusal_cuts_to_what_the_gateway_held_and_freezes_everybody() -> None:
-    limiter = Limiter()
-    succeed(limiter, 3)
-    limiter.refused(10.0, in_flight=40, retry_after=None, jitter=0.0)
-    assert limiter.limit == int(40 * 0.85)
-    assert not limiter.may_send(10.2, 0)
-    assert limiter.may_send(10.31, 0)
-    assert limiter.frozen_for(10.0) == pytest.approx(0.3)
+def test_refusals_cut_to_what_the_gateway_held_and_freeze_everybody() -> None:
+    limiter = refused_twice()
+    now = limiter.frozen_until - 0.01
+    assert 15 <= limiter.limit <= 19
+    assert not limiter.may_send(now, 0)
+    assert limiter.may_send(now + 0.02, 0)
+
+
+def test_one_refusal_freezes_and_cuts_nothing() -> None:
+    client = Client(Limiter())
+    client.succeed(3)
+    before = client.limiter.limit
+    client.refuse(in_flight=20)
+    assert client.limiter.limit == before
+    assert client.limiter.frozen_for(client.now) > 0
+
+
+def test_a_refusal_that_says_how_long_cuts_at_once() -> None:
+    client = Client(Limiter())
+    client.succeed(3)
+    client.refuse(in_flight=20, retry_after=2.0)
+    assert client.limiter.limit < 20
 
 
 def test_refusals_of_one_episode_cut_once() -> None:
-    limiter = Limiter()
-    succeed(limiter, 3)
+    client = Client(Limiter())
+    client.succeed(3)
     for _ in range(20):
-        limiter.refused(10.0, in_flight=40, retry_after=1.0, jitter=0.0)
-    assert limiter.limit == int(40 * 0.85)
+        client.refuse(in_flight=20, retry_after=1.0)
+    assert client.limiter.limit == 17
 
 
 def test_retry_after_is_kept_by_everybody_and_never_shortened() -> None:
-    limiter = Limiter()
-    limiter.refused(0.0, in_flight=8, retry_after=60.0, jitter=0.5)
-    limiter.refused(1.0, in_flight=8, retry_after=1.0, jitter=0.0)
-    assert limiter.frozen_for(0.0) == pytest.approx(60 * 1.125)
+    client = Client(Limiter())
+    client.refuse(in_flight=8, retry_after=60.0, jitter=0.5)
+    client.now = 1.0
+    client.refuse(in_flight=8, retry_after=1.0)
+    assert client.limiter.frozen_for(0.0) == pytest.approx(60 * 1.125)
 
 
 def test_after_a_cut_it_returns_to_just_under_the_knee_and_probes_slowly() -> None:
-    limiter = Limiter()
-    succeed(limiter, 3)
-    limiter.refused(10.0, in_flight=60, retry_after=0.0, jitter=0.0)
-    succeed(limiter, 3, now=100.0)
-    assert limiter.limit == 57
-    succeed(limiter, 4, now=100.0)
-    assert limiter.limit == 57
-    succeed(limiter, 4, now=100.0)
-    assert 58 <= limiter.limit <= 65
+    client, limits = Client(Limiter()), []
+    client.succeed(4)
+    for _ in range(2):
+        client.refuse(in_flight=60)
+    client.now += 10.0
+    for _ in range(12):
+        limits.append(client.limiter.limit)
+        client.succeed(1)
+    assert limits[0] == 51
+    assert 4 <= limits.count(57) <= 6
+    assert limits[-1] > 57
+    assert all(later - earlier in {0, 1, 2, 4, 6} for earlier, later in pairwise(limits))
+
+
+def test_a_probe_that_ends_where_the_one_before_did_waits_longer_for_the_next() -> None:
+    client = Client(Limiter())
+    client.succeed(4)
+    waits = []
+    for _ in range(4):
+        for _ in range(2):
+            client.refuse(in_flight=60)
+        client.now += 10.0
+        client.succeed(3)
+        rounds = 0
+        while client.limiter.limit <= 57:
+            client.succeed(1)
+            rounds += 1
+        waits.append(rounds)
+        client.succeed(1)
+    assert min(waits[1:]) >= 2 * waits[0]
+    assert max(waits) <= 20, "a refusal costs little"
 
 
 def test_latency_that_grows_with_the_limit_cuts_it() -> None:
-    limiter = Limiter(cap=64)
-    succeed(limiter, 4, seconds=1.0)
-    before = limiter.limit
-    succeed(limiter, 12, seconds=3.0)
-    assert limiter.limit < before
+    client = Client(Limiter(cap=64))
+    for _ in range(40):
+        client.succeed(1, seconds=4.0 if client.limiter.limit > 32 else 1.0)
+    assert 24 <= client.limiter.limit <= 34
+
+
+def test_latency_that_is_no_lower_with_less_in_flight_was_not_the_limits_fault() -> None:
+    client = Client(Limiter(cap=64))
+    client.succeed(8)
+    assert client.limiter.limit == 64
+    client.succeed(2, seconds=5.0)
+    assert client.limiter.limit < 32
+    client.succeed(20, seconds=5.0)
+    assert client.limiter.limit == 64
 
 
 def test_a_long_answer_is_no_slow_gateway() -> None:
-    limiter = Limiter(cap=64)
-    succeed(limiter, 6, seconds=1.0)
-    for _ in range(20 * 64):
-        limiter.may_send(0.0, limiter.limit)
-        limiter.succeeded(0.0, seconds=5.0, output_tokens=200)
-    assert limiter.limit == 64
+    client = Client(Limiter(cap=64))
+    client.succeed(6)
+    client.succeed(20, seconds=5.0, tokens=200)
+    assert client.limiter.limit == 64
 
 
-def test_failures_hold_growth_and_many_of_them_cut() -> None:
-    limiter = Limiter()
-    limiter.failed(0.0, jitter=0.5)
-    succeed(limiter, 1)
-    assert limiter.limit == START
-    for _ in range(3):
-        limiter.failed(1.0, jitter=0.5)
-    assert limiter.limit == int(START * 0.85)
+def test_a_few_failures_are_chance_and_many_of_them_cut() -> None:
+    client = Client(Limiter())
+    client.fail(2)
+    assert client.limiter._limit == START
+    client.fail()
+    assert client.limiter._limit < START
+
+
+def test_a_failure_of_a_request_that_left_before_the_cut_cuts_no_more() -> None:
+    client = Client(Limiter())
+    client.succeed(3)
+    client.fail(20)
+    cut = client.limiter._limit
+    client.now += 0.5
+    client.fail(20, seconds=1.0)
+    assert client.limiter._limit == cut
 
 
 def test_a_fixed_limit_stays_and_still_freezes() -> None:
-    limiter = Limiter(fixed=20)
-    succeed(limiter, 5)
+    client = Client(Limiter(fixed=20))
+    client.succeed(5)
+    client.succeed(20, seconds=9.0)
     for _ in range(10):
-        limiter.refused(50.0, in_flight=19, retry_after=None, jitter=0.5)
-    assert limiter.limit == 20
-    limiter.refused(100.0, in_flight=5, retry_after=2.0, jitter=0.0)
-    assert not limiter.may_send(101.0, 0)
-
-
-def test_an_outage_pauses_everybody_longer_each_time_until_a_success() -> None:
-    limiter, now, pauses = Limiter(), 0.0, []
-    for _ in range(4):
-        for _ in range(4):
-            limiter.failed(now, jitter=0.5)
-        pauses.append(limiter.frozen_for(now))
-        now += 100.0
-    assert pauses == pytest.approx([0.5, 1.0, 2.0, 4.0])
-    assert limiter.frozen_for(now) == 0
-    limiter.succeeded(now, seconds=1.0, output_tokens=0)
-    limiter.failed(now, jitter=0.5)
-    assert limiter.may_send(now, 0)
+        client.refuse(in_flight=19, jitter=0.5)
+    assert client.limiter.limit == 20
+    client.now += 50.0
+    client.refuse(in_flight=5, retry_after=2.0)
+    assert not client.limiter.may_send(client.now + 1, 0)
 
 
 def test_a_fixed_limit_survives_a_refusal() -> None:
     limiter = Limiter(fixed=16)
-    limiter.refused(0.0, in_flight=0, retry_after=1.0, jitter=0.0)
+    limiter.refused(0.0, seconds=0.1, in_flight=0, retry_after=1.0, jitter=0.0)
     assert limiter.limit == 16
 
 
+def test_an_outage_pauses_everybody_longer_each_time_until_a_success() -> None:
+    client, pauses = Client(Limiter()), []
+    for _ in range(4):
+        client.fail(4)
+        pauses.append(client.limiter.frozen_for(client.now))
+        client.now += 100.0
+    assert pauses == pytest.approx([0.5, 1.0, 2.0, 4.0])
+    assert client.limiter.frozen_for(client.now) == 0
+    client.limiter.succeeded(client.now, seconds=1.0, output_tokens=0)
+    client.fail()
+    assert client.limiter.may_send(client.now, 0)
+
+
 def test_refusals_in_a_row_double_the_pause_and_a_success_ends_that() -> None:
-    limiter, now = Limiter(), 0.0
+    client = Client(Limiter(fixed=8))
     pauses = []
-    for _ in range(10):
-        limiter.refused(now, in_flight=8, retry_after=None, jitter=0.0)
-        pauses.append(limiter.frozen_for(now))
-        now += 100.0
-    assert pauses[:3] == pytest.approx([0.3, 0.6, 1.2])
+    for _ in range(12):
+        client.refuse(in_flight=7)
+        pauses.append(client.limiter.frozen_for(client.now))
+        client.now += 100.0
+    ratios = [later / earlier for earlier, later in pairwise(pauses)]
+    assert 0.1 <= pauses[0] <= 0.3
+    assert min(ratios[:5]) >= 2
     assert pauses[-1] == pytest.approx(60.0)
-    limiter.succeeded(now, seconds=1.0, output_tokens=0)
-    limiter.refused(now + 100, in_flight=8, retry_after=0.0, jitter=0.0)
-    assert limiter.frozen_for(now + 100) == pytest.approx(0.3)
+    client.limiter.succeeded(client.now, seconds=1.0, output_tokens=0)
+    client.now += 100.0
+    client.refuse(in_flight=7)
+    assert client.limiter.frozen_for(client.now) <= 0.3
+
+
+def test_refusals_of_requests_that_left_together_are_one_pause() -> None:
+    client = Client(Limiter())
+    client.succeed(3)
+    for _ in range(10):
+        client.refuse(in_flight=20)
+    assert client.limiter.frozen_for(client.now) <= 0.3
 
 
 EVENTS = st.lists(
     st.one_of(
         st.builds(
             lambda s, t: lambda x, now: x.succeeded(now, seconds=s, output_tokens=t),
-            st.floats(0.01, 60),
+            st.floats(0, 60),
             st.integers(0, 500),
         ),
         st.builds(
-            lambda n, after, j: lambda x, now: x.refused(now, in_flight=n, retry_after=after, jitter=j),
+            lambda s, n, after, j: lambda x, now: x.refused(now, seconds=s, in_flight=n, retry_after=after, jitter=j),
+            st.floats(0, 60),
             st.integers(0, 300),
             st.none() | st.floats(0, 1000),
             st.floats(0, 0.99),
         ),
-        st.just(lambda x, now: x.failed(now, jitter=0.5)),
+        st.builds(lambda s: lambda x, now: x.failed(now, seconds=s, jitter=0.5), st.floats(0, 120)),
         st.builds(lambda n: lambda x, now: x.may_send(now, n), st.integers(0, 300)),
     ),
     max_size=300,
 )
 
 
-@given(EVENTS, st.integers(1, 300))
+@given(EVENTS, st.integers(1, 300), st.sampled_from([0.0, 0.01, 1.0, 1000.0]))
 def test_whatever_happens_the_limit_stays_between_one_and_the_cap(
-    events: list[Callable[[Limiter, float], object]], cap: int
+    events: list[Callable[[Limiter, float], object]], cap: int, step: float
 ) -> None:
     limiter = Limiter(cap=cap)
-    for now, event in enumerate(events):
-        event(limiter, float(now))
+    for number, event in enumerate(events):
+        now = number * step
+        event(limiter, now)
         assert 1 <= limiter.limit <= cap
-        assert not limiter.may_send(float(now), limiter.limit)
+        assert not limiter.may_send(now, limiter.limit)
 
 
 @pytest.mark.parametrize("fixed", [None, 20])
 def test_failures_take_from_a_quota_that_answers_fill(fixed: int | None) -> None:
-    limiter = Limiter(cap=20, fixed=fixed)
-    before = limiter.limit
-    for _ in range(25):
-        limiter.failed(1.0, jitter=0.5)
-    assert limiter.limit <= before // 2
-    for _ in range(100):
-        limiter.failed(1.0, jitter=0.5)
-    assert limiter.limit == 1, "one may always try"
-    for number in range(50):
-        limiter.succeeded(100.0 + number, seconds=1.0, output_tokens=10)
-    assert limiter.limit == (fixed or 6), "the quota is full again; a limit that is searched for was cut as well"
+    client = Client(Limiter(cap=20, fixed=fixed))
+    before = client.limiter.limit
+    client.now = 1.0
+    client.fail(25)
+    assert client.limiter.limit <= before // 2 + 1
+    client.fail(100)
+    assert client.limiter.limit == 1, "one may always try"
+    limit = client.limiter._limit
+    for _ in range(50):
+        client.limiter.succeeded(client.now, seconds=1.0, output_tokens=10)
+    assert client.limiter._limit == limit
+    assert client.limiter.limit == int(limit + 0.5), "the quota is full again"
