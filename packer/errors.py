@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from packer.exchange import Charge
+    from packer.exchange import Buckets, Charge
     from packer.items import Result
 
 
@@ -127,7 +127,8 @@ class TransportError(PackerError):
 
     `failure` is its kind. `status` is the HTTP status, None where there was no reply. `retry_after` is in
     seconds, None where the gateway gave none. `charge` is what the gateway says it took, None where it does
-    not say. `setting` names the refused parameter of a SETTING_REFUSED.
+    not say. `setting` names the refused parameter of a SETTING_REFUSED. `buckets` is what it told of its limits, None
+    for nothing.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class TransportError(PackerError):
         charge: Charge | None = None,
         balance: Decimal | None = None,
         setting: str | None = None,
+        buckets: Buckets | None = None,
     ) -> None:
         super().__init__(message)
         self.failure = failure
@@ -148,3 +150,4 @@ class TransportError(PackerError):
         self.charge = charge
         self.balance = balance
         self.setting = setting
+        self.buckets = buckets

@@ -53,6 +53,26 @@ class Charge:
 
 
 @dataclass(frozen=True, slots=True)
+class Bucket:
+    """What a gateway lets through: `size` at most, `left` when it said so. `full_after` seconds, None where not told."""
+
+    size: float
+    left: float
+    full_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """A gateway's buckets of requests and of tokens; None for one that it did not tell of."""
+
+    requests: Bucket | None = None
+    tokens: Bucket | None = None
+
+
+NO_BUCKETS = Buckets()
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """What came back for one prompt.
 
@@ -67,3 +87,4 @@ class Reply:
     charge: Charge | None = None
     balance: Decimal | None = None
     garbled_charge: bool = False
+    buckets: Buckets = NO_BUCKETS

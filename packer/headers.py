@@ -13,7 +13,7 @@ from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
 
-from packer.exchange import Charge, ChargeSource
+from packer.exchange import Bucket, Buckets, Charge, ChargeSource
 from packer.usage import is_amount
 
 Headers: TypeAlias = Mapping[str, Sequence[str]]
@@ -30,6 +30,7 @@ _DURATION = re.compile(r"(?:[0-9]{1,12}(?:\.[0-9]{1,12})?(?:ns|us|µs|μs|ms|h|m
 _DURATION_PART = re.compile(r"([0-9.]+)([a-zµμ]+)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST_DATE = 64
+_MOST = 1e12  # of a bucket
 _EPOCH_SECONDS = 1e9
 _EPOCH_MILLISECONDS = 1e12
 
@@ -93,6 +94,28 @@ def read_retry_after(headers: Headers, *, now: float) -> float | None:
         ]
     )
     return max(waits, default=None)
+
+
+def read_buckets(headers: Headers, *, now: float) -> Buckets:
+    """What a gateway tells of its limits, as OpenAI names the headers or as Anthropic does; `now` is Unix time.
+
+    A bucket counts where its size and what is left of it came, each as a number that can be. Where tokens are told by
+    kind, those of the input count.
+    """
+    now = next(filter(None, map(_read_date, headers.get("date", ()))), now)
+    kinds = {kind: _read_bucket(headers, kind, now) for kind in ("requests", "tokens", "input-tokens")}
+    return Buckets(kinds["requests"], kinds["tokens"] or kinds["input-tokens"])
+
+
+def _read_bucket(headers: Headers, kind: str, now: float) -> Bucket | None:
+    for names in (f"x-ratelimit-{{}}-{kind}", f"anthropic-ratelimit-{kind}-{{}}"):
+        size, left, reset = (headers.get(names.format(part), ()) for part in ("limit", "remaining", "reset"))
+        if len(size) != 1 or len(left) != 1:
+            continue
+        most, rest = _read_seconds(size[0]), _read_seconds(left[0])
+        if most is not None and rest is not None and 0 < most < _MOST and rest <= most:
+            return Bucket(most, rest, parse_reset(reset[0], now=now) if len(reset) == 1 else None)
+    return None
 
 
 def parse_reset(text: str, *, now: float) -> float | None:

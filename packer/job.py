@@ -24,6 +24,7 @@ from packer.exchange import Prompt, Reply
 from packer.items import Status
 from packer.ledger import AttemptState
 from packer.limiter import Limiter
+from packer.pacing import Mark, Pacer
 from packer.packs import Pack, Question, plan_packs, split_pack
 from packer.prompts import write_user
 from packer.recovery import Accept, Answered, Failed, GiveUp, JobRecord, Outcome, PackRecord, Resend, Split, Step
@@ -53,10 +54,12 @@ class Job:
     attempt: int
     hold: bool
     doubtful: set[str] = field(default_factory=set)
+    pacer: Pacer = field(default_factory=Pacer, init=False)
     stopped: str | None = field(default=None, init=False)
     in_flight: int = field(default=0, init=False)
     _record: JobRecord = field(default_factory=JobRecord, init=False)
     _heard: float | None = field(default=None, init=False)  # when a reply was read last, or the first request left
+    _paced_until: float = field(default=0.0, init=False)
     _replies: int = field(default=0, init=False)
     _pool: deque[Question] = field(default_factory=deque, init=False)
     _again: deque[tuple[Pack, PackRecord]] = field(default_factory=deque, init=False)
@@ -125,10 +128,15 @@ class Job:
                 return None
             pack, record = work
             max_tokens = self.requests.max_tokens(pack, least=record.allowance)
+            tokens = self.requests.estimate(pack) + max_tokens
             worst = self.requests.worst(pack, max_tokens)
             cap = self.requests.limits.max_request_usd
             if max_tokens < 1 or (cap is not None and worst is not None and worst > cap):
                 self._shrink(pack, record, "asking it alone could cost more than the cap of one request")
+            elif wait := self.pacer.wait(now, tokens):
+                self._paced_until = now + wait
+                self._again.appendleft(work)
+                return None
             elif shortage := self._find_shortage(worst):
                 if self.in_flight:
                     self._again.appendleft(work)
@@ -142,7 +150,8 @@ class Job:
                 is_idle = self.in_flight == 0 and record.attempts == 0 and not (self._again or self._later)
                 if self._heard is None or is_idle:  # nobody was asked, so nobody was silent
                     self._heard = now
-                return self._open_request(pack, record, max_tokens, worst)
+                mark = self.pacer.sent(now, tokens)
+                return self._open_request(pack, record, max_tokens, worst, mark)
         return None
 
     def _find_shortage(self, worst: Decimal | None) -> str:
@@ -157,7 +166,7 @@ class Job:
         """Seconds until something may leave that may not now; None where only an event can change that."""
         waits = [self._later[0][0] - now] if self._later else []
         if self._again or self._pool or self._later:
-            waits.append(self.limiter.frozen_for(now))
+            waits += [self.limiter.frozen_for(now), self._paced_until - now]
         ahead = [wait for wait in waits if wait > 0]
         return min(ahead) if ahead else None
 
@@ -189,14 +198,16 @@ class Job:
         else:
             self._again.extendleft((part, record) for part in reversed(split_pack(pack, 2)))
 
-    def _open_request(self, pack: Pack, record: PackRecord, max_tokens: int, worst: Decimal | None) -> Request:
+    def _open_request(
+        self, pack: Pack, record: PackRecord, max_tokens: int, worst: Decimal | None, mark: Mark
+    ) -> Request:
         reserve = None if worst is None else self.budget.reserve(worst)
         nonce = "".join(self.rng.choices(_NONCE_LETTERS, k=4))
         canaries = self._draw_canaries(len(pack))
         user = write_user(canaries.mix(pack.texts), nonce)
         prompt = Prompt(self.requests.system, user, self.requests.schema, max_tokens)
         self.in_flight += 1
-        request = Request(self.attempt, pack, record, prompt, nonce, reserve, self.in_flight, canaries)
+        request = Request(self.attempt, pack, record, prompt, nonce, reserve, self.in_flight, canaries, mark)
         self.attempt += 1
         self._requests += 1
         self._canaries += len(canaries)
@@ -222,6 +233,7 @@ class Job:
         """Carry a committed verdict out: results for the sound rows, the next step for the rest."""
         request, outcome = verdict.request, verdict.outcome
         self.in_flight -= 1
+        self.pacer.told(request.mark, verdict.buckets)
         self._account(verdict)
         keys = request.pack.keys
         for number, value in verdict.rows.items():

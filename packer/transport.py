@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from packer.dialects import Dialect, Dialects, Form, without_patterns
 from packer.errors import Failure, TransportError
 from packer.exchange import Charge, ChargeSource, Prompt, Reply
-from packer.headers import CHARGE_HEADER, is_charge_garbled, read_balance, read_charge, read_retry_after, read_usd
+from packer.headers import (
+    CHARGE_HEADER,
+    is_charge_garbled,
+    read_balance,
+    read_buckets,
+    read_charge,
+    read_retry_after,
+    read_usd,
+)
 from packer.refusals import Refusal, classify, clean_message, is_inside_schema, read_refusal, refused_setting
 from packer.replies import Reading, read_completion, read_error
 
@@ -149,7 +157,8 @@ class HttpTransport(ABC):
             charge = Charge(usd, ChargeSource.BODY)
         garbled = charge is None and is_charge_garbled(call.headers, self._charge_header)
         balance = read_balance(call.headers)
-        return Reply(reading.text, reading.stop_reason, seconds, reading.usage, charge, balance, garbled)
+        buckets = read_buckets(call.headers, now=time.time())
+        return Reply(reading.text, reading.stop_reason, seconds, reading.usage, charge, balance, garbled, buckets)
 
     def _refused(self, call: Call, prompt: Prompt, dialect: Dialect, refusal: Refusal) -> TransportError:
         wait = read_retry_after({**refusal.hints, **call.headers}, now=time.time())
@@ -182,6 +191,7 @@ class HttpTransport(ABC):
             charge=self._charge(call),
             balance=read_balance(call.headers),
             setting=setting,
+            buckets=read_buckets(call.headers, now=time.time()),
         )
 
     def _charge(self, call: Call) -> Charge | None:

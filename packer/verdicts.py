@@ -17,8 +17,9 @@ from packer import recovery
 from packer.answers import parse_answer
 from packer.canaries import Canaries
 from packer.errors import TransportError
-from packer.exchange import Charge, ChargeSource, Prompt, Reply, StopReason
+from packer.exchange import NO_BUCKETS, Buckets, Charge, ChargeSource, Prompt, Reply, StopReason
 from packer.ledger import AttemptState, Closed, Opened
+from packer.pacing import Mark
 from packer.packs import Pack
 from packer.recovery import Answered, Booking, Failed, Outcome, PackRecord
 from packer.requests import Requests
@@ -30,6 +31,7 @@ class Request:
     """A prompt that is about to be sent for `pack`, and what is reserved for it (None: the price is unknown).
 
     `in_flight` requests are under way with it, itself included. `canaries` stand on the prompt among the pack's items.
+    `mark` is the pacer's.
     """
 
     attempt: int
@@ -40,6 +42,7 @@ class Request:
     reserve: Decimal | None
     in_flight: int
     canaries: Canaries
+    mark: Mark
 
     def unsent(self) -> Closed:
         """The end of an attempt that never left."""
@@ -68,6 +71,7 @@ class Verdict:
     words: str
     written: int = 0  # tokens of the reply's text, by our own count
     missed: Mapping[str, str | None] = field(default_factory=dict)
+    buckets: Buckets = NO_BUCKETS
 
     def closed(self) -> Closed:
         """The end of the attempt, as the ledger keeps it."""
@@ -95,7 +99,8 @@ def judge(
         failed = Failed(ended.failure, str(ended), ended.retry_after, charged=told is not None)
         state, charge = booked(failed, None)
         words = f"{ended.failure}: {ended}"
-        return Verdict(request, failed, {}, state, charge, None, ended.balance, seconds, words)
+        buckets = ended.buckets or NO_BUCKETS
+        return Verdict(request, failed, {}, state, charge, None, ended.balance, seconds, words, buckets=buckets)
     size = len(request.pack)
     answer = parse_answer(ended.text, task=requests.task, nonce=request.nonce, count=size + len(request.canaries))
     rows, missed = request.canaries.sift(answer.rows)
@@ -120,7 +125,7 @@ def judge(
         words += f": {defect}"
     written = requests.count([ended.text])[0]
     told_of = (ended.usage, ended.balance)
-    return Verdict(request, outcome, rows, state, charge, *told_of, seconds, words, written, missed)
+    return Verdict(request, outcome, rows, state, charge, *told_of, seconds, words, written, missed, ended.buckets)
 
 
 def _book(

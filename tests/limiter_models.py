@@ -9,7 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from packer.exchange import Bucket as Told
+from packer.exchange import Buckets
 from packer.limiter import Limiter
+from packer.pacing import Mark, Pacer
 
 Schedule = tuple[tuple[float, float], ...]
 
@@ -53,8 +56,8 @@ class Gateway:
     of `power`: 1 keeps the throughput, 2 lets it fall), "stall" (ten times slower for all), "stick" (ten times slower
     for those who come), "wait" (first come, first served) or nothing. A refusal or failure takes `quick` seconds.
     `refused` and `failed` are shares that have nothing to do with the load, `slow` is a factor on all latencies, by
-    time each. `per_minute` and `tokens_per_minute` are buckets, `cold` is what the first answer takes on top, `ideal`
-    the answers a second of a client that knows all this.
+    time each. `per_minute` and `tokens_per_minute` are buckets, which `tells` tells of in headers. `cold` is what the
+    first answer takes on top, `ideal` the answers a second of a client that knows all this.
     """
 
     ideal: Schedule
@@ -69,6 +72,7 @@ class Gateway:
     per_minute: float | None = None
     tokens_per_minute: float | None = None
     cold: float = 0.0
+    tells: bool = False
 
     def moments(self) -> list[float]:
         """When something changes by itself."""
@@ -94,6 +98,10 @@ class Bucket:
 
     def __post_init__(self) -> None:
         self.left = self.limit
+
+    def told(self) -> Told:
+        """What the headers say."""
+        return Told(self.limit, self.left, (self.limit - self.left) * 60 / self.limit)
 
     def take(self, amount: float, now: float) -> float:
         """0 where `amount` is let through, else the seconds after which it would be."""
@@ -147,13 +155,17 @@ def simulate(gateway: Gateway, limiter: Limiter, *, seconds: float, seed: int) -
     requests = None if gateway.per_minute is None else Bucket(gateway.per_minute)
     tokens = None if gateway.tokens_per_minute is None else Bucket(gateway.tokens_per_minute)
     in_flight = held = waiting = failing = 0
+    pacer, marks = Pacer(), dict[int, tuple[Mark, Buckets]]()
+    size = rng.uniform(500, 1500)
 
     def arrive() -> None:
         nonlocal held, waiting, failing
-        size = rng.uniform(500, 1500)
         wait = max(
             0.0 if requests is None else requests.take(1, now), 0.0 if tokens is None else tokens.take(size, now)
         )
+        if gateway.tells:
+            told = Buckets(requests.told() if requests else None, tokens.told() if tokens else None)
+            marks[trace.sent] = pacer.sent(now, int(size)), told
         full = held + waiting + (failing if gateway.over == "crowd" else 0) >= at(gateway.slots, now)
         lost: tuple[str, float | None] | None = None
         if wait > 0:
@@ -183,14 +195,17 @@ def simulate(gateway: Gateway, limiter: Limiter, *, seconds: float, seed: int) -
 
     while True:
         alone = not trace.answers  # as the job: the first request goes alone
-        while limiter.may_send(now, in_flight) and (in_flight == 0 or not alone):
+        paced = pacer.wait(now, int(size))
+        while limiter.may_send(now, in_flight) and (in_flight == 0 or not alone) and not paced:
             in_flight += 1
             trace.sent += 1
             arrive()
+            size = rng.uniform(500, 1500)
+            paced = pacer.wait(now, int(size))
         speed = gateway.speed(now, held)
         soonest = now + max(0.0, working[0][0] - virtual) / speed if working else float("inf")
         due = timed[0][0] if timed else float("inf")
-        thaw = now + limiter.frozen_for(now) if limiter.frozen_for(now) > 0 else float("inf")
+        thaw = now + max(limiter.frozen_for(now), paced) if limiter.frozen_for(now) > 0 or paced else float("inf")
         following = min(soonest, due, thaw)
         if following >= seconds:
             return trace
@@ -199,16 +214,18 @@ def simulate(gateway: Gateway, limiter: Limiter, *, seconds: float, seed: int) -
         if following == thaw and thaw < min(soonest, due):
             continue
         if soonest <= due:
-            _, _, sent, _ = heapq.heappop(working)
+            _, number, sent, _ = heapq.heappop(working)
             held -= 1
             kind, retry_after = "answered", None
         else:
-            _, _, kind, sent, retry_after = heapq.heappop(timed)
+            _, number, kind, sent, retry_after = heapq.heappop(timed)
             if kind == "change":
                 continue
             waiting -= kind == "answered"
             failing -= kind != "answered"
         in_flight -= 1
+        if number in marks:
+            pacer.told(*marks.pop(number))
         if kind == "answered":
             trace.answers.append(now)
             limiter.succeeded(now, seconds=now - sent, output_tokens=0)
@@ -288,5 +305,8 @@ GATEWAYS: dict[str, Gateway] = (
         "600 a minute": Gateway(ideal=steady(10), per_minute=600),
         "6000 a minute": Gateway(ideal=steady(100), per_minute=6000),
         "600k tokens a minute": Gateway(ideal=steady(10), tokens_per_minute=600_000),
+        "600 a minute, told": Gateway(ideal=steady(10), per_minute=600, tells=True),
+        "6000 a minute, told": Gateway(ideal=steady(100), per_minute=6000, tells=True),
+        "600k tokens a minute, told": Gateway(ideal=steady(10), tokens_per_minute=600_000, tells=True),
     }
 )

@@ -1,0 +1,126 @@
+"""A bucket that is told of is never overdrawn by what we send, and never waited for longer than it takes to fill."""
+
+import heapq
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from packer.exchange import NO_BUCKETS, Bucket, Buckets
+from packer.pacing import Mark, Pacer
+
+
+def requests(left: float, *, size: float = 60, full_after: float | None = None) -> Buckets:
+    return Buckets(requests=Bucket(size, left, full_after))
+
+
+def test_without_a_word_of_buckets_nothing_waits() -> None:
+    pacer = Pacer()
+    for _ in range(1000):
+        mark = pacer.sent(0.0, 10_000)
+        pacer.told(mark, NO_BUCKETS)
+        assert pacer.wait(0.0, 10_000) == 0
+
+
+def test_what_is_left_goes_at_once_and_then_at_the_pace_at_which_the_bucket_fills() -> None:
+    pacer = Pacer()
+    pacer.told(pacer.sent(0.0, 0), requests(4))
+    for _ in range(2):
+        assert pacer.wait(0.0, 0) == 0
+        pacer.sent(0.0, 0)
+    pacer.sent(0.0, 0)
+    # one is left, and a little more is wanted, for clocks differ: 60 a minute fill one a second
+    assert pacer.wait(0.0, 0) == pytest.approx(0.05)
+    pacer.sent(0.05, 0)
+    assert pacer.wait(0.05, 0) == pytest.approx(1.0)
+    assert pacer.wait(1.05, 0) == 0
+
+
+def test_a_bucket_of_tokens_waits_for_as_many_as_a_request_may_take() -> None:
+    pacer = Pacer()
+    pacer.told(pacer.sent(0.0, 500), Buckets(tokens=Bucket(6000, 100)))
+    assert pacer.wait(0.0, 500) == pytest.approx((1.05 * 500 - 100) / 100)
+    assert pacer.wait(0.0, 90) == 0
+
+
+def test_what_is_larger_than_the_bucket_passes_when_it_is_full() -> None:
+    pacer = Pacer()
+    pacer.told(pacer.sent(0.0, 500), Buckets(tokens=Bucket(6000, 3000)))
+    assert pacer.wait(0.0, 100_000) == pytest.approx(30.0)
+    assert pacer.wait(30.0, 100_000) == 0
+
+
+def test_replies_that_overtake_each_other_say_nothing_new() -> None:
+    pacer = Pacer()
+    first, second = pacer.sent(0.0, 0), pacer.sent(0.0, 0)
+    pacer.told(second, requests(0))
+    pacer.told(first, requests(60))
+    assert pacer.wait(0.0, 0) > 1
+
+
+def test_a_bucket_of_a_day_is_not_taken_for_one_of_a_minute() -> None:
+    pacer = Pacer()
+    # 10,000 a day: one comes back every 8.64 s
+    pacer.told(pacer.sent(0.0, 0), requests(0, size=10_000, full_after=86_400))
+    assert pacer.wait(0.0, 0) == pytest.approx(1.05 * 8.64)
+
+
+def test_a_gateway_that_says_nothing_is_ever_left_is_asked_once_a_minute() -> None:
+    pacer = Pacer()
+    pacer.told(pacer.sent(0.0, 0), requests(0, size=1, full_after=1e9))
+    assert pacer.wait(0.0, 0) == 60
+
+
+class Gateway:
+    """A real bucket that somebody else empties too, `delay` seconds away in each direction."""
+
+    def __init__(self, size: int, others: float, delay: float, seed: int) -> None:
+        self.size, self.left, self.at = float(size), float(size), 0.0
+        self.others, self.delay, self.rng = others, delay, random.Random(seed)
+
+    def ask(self, sent: float) -> tuple[float, bool, Bucket]:
+        """When the reply is back, whether it is a refusal, and what it says."""
+        now = sent + self.delay * self.rng.random()
+        if now > self.at:
+            fills = self.size / 60 - self.others
+            self.left = max(0.0, min(self.size, self.left + fills * (now - self.at)))
+            self.at = now
+        refused = self.left < 1
+        self.left -= not refused
+        told = Bucket(self.size, self.left, (self.size - self.left) * 60 / self.size)
+        return now + self.delay * self.rng.random(), refused, told
+
+
+@given(
+    size=st.integers(60, 6000),
+    others=st.sampled_from([0.0, 0.1, 0.5]),
+    delay=st.sampled_from([0.0, 0.05, 1.0]),
+    most=st.integers(1, 64),
+    seed=st.integers(0, 1000),
+)
+def test_a_paced_job_uses_the_bucket_up_and_is_hardly_ever_refused(
+    size: int, others: float, delay: float, most: int, seed: int
+) -> None:
+    gateway, pacer = Gateway(size, others * size / 60, delay, seed), Pacer()
+    flying: list[tuple[float, int, Mark, Bucket]] = []
+    now, sent, refusals = 0.0, 0, 0
+    wanted = size + size // 10
+    while sent < wanted:
+        wait = pacer.wait(now, 0)
+        if len(flying) < most and not wait and (sent or not flying):
+            mark = pacer.sent(now, 0)
+            back, refused, told = gateway.ask(now)
+            refusals += refused
+            sent += 1
+            heapq.heappush(flying, (back, sent, mark, told))
+        else:
+            due = flying[0][0] if flying else float("inf")
+            now = min(due, now + wait if wait else due)
+            while flying and flying[0][0] <= now:
+                _, _, mark, told = heapq.heappop(flying)
+                pacer.told(mark, Buckets(requests=told))
+    # where nobody else takes from it, none at all
+    assert refusals <= (0 if not others else max(8, wanted * 0.05))
+    slowest = wanted * 2 * delay / most
+    assert now <= 1.1 * (wanted - size + 2) / (gateway.size / 60 - gateway.others) + slowest + 4 * delay + 1
