@@ -146,7 +146,7 @@ async def _hang(exchange: Exchange) -> web.StreamResponse:
     return await exchange.raw(b"", then="hang")
 
 
-@fault("slow-loris", "the charge is told, then a byte a second", billed=True)
+@fault("slow-loris", "the charge is told, then a byte each half second, for half a minute", billed=True)
 async def _slow_loris(exchange: Exchange) -> web.StreamResponse:
     exchange.bill()
     exchange.told()
@@ -250,9 +250,7 @@ async def _jump(exchange: Exchange) -> web.StreamResponse:
     exchange.bill()
     exchange.told()
     exchange.honest()
-    return exchange.say(
-        exchange.body(), {"X-MDB-Charged-USD": f"{exchange.record.billed:f}", "X-MDB-Balance-USD": "0.0001"}
-    )
+    return exchange.say(exchange.body(), exchange.money() | {"X-MDB-Balance-USD": "0.0001"})
 
 
 # Answers
