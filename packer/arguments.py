@@ -160,6 +160,7 @@ def _take_job(label: _Parser) -> None:
     _take_budget(money)
     _take_request_cap(money)
     _take_price(money)
+    _take_charge_header(money)
     running = label.add_argument_group("how it runs")
     _take_max_items(running)
     _take_untrusted(running)
@@ -243,6 +244,15 @@ def _take_price(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--price-input", metavar="X", type=_read_price, help="the model's price per million input tokens")
     add("--price-output", metavar="X", type=_read_price, help="and per million output tokens")
+
+
+def _take_charge_header(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--charge-header",
+        metavar="NAME",
+        type=_read_header,
+        help="the header of a reply that tells its charge in dollars (default: X-MDB-Charged-USD)",
+    )
 
 
 def _take_max_items(group: argparse._ArgumentGroup) -> None:
@@ -365,6 +375,12 @@ def _read_concurrency(given: str) -> int | None:
     except argparse.ArgumentTypeError:
         message = f"expected auto or a whole number from 1 to {MOST_IN_FLIGHT}, got {given!r}"
         raise argparse.ArgumentTypeError(message) from None
+
+
+def _read_header(given: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", given):  # RFC 9110, a token
+        return given
+    raise argparse.ArgumentTypeError(f"expected the name of a header, like X-Cost-USD, got {given[:40]!r}")
 
 
 def _read_amount(given: str) -> Decimal:

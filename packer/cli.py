@@ -137,6 +137,7 @@ def _make_order(options: argparse.Namespace) -> Order:
         base_url=options.base_url,
         api_key_env=_check_variable(options.api_key_env),
         api_key_file=options.api_key_file,
+        charge_header=options.charge_header,
         ledger=options.ledger,
         limits=PackLimits(max_items=options.max_items, max_request_usd=options.max_request_usd),
         budget_usd=options.budget_usd,

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packer.errors import CallError, InputError
+from packer.headers import CHARGE_HEADER
 from packer.items import Item, Result, Status
 from packer.order import Order
 from packer.outputs import Output, OutputFile, OutputStream, RowWriter, choose_names, encode_line, make_writer
@@ -134,6 +135,7 @@ class _Job:
             api_key_env=order.api_key_env,
             api_key_file=order.api_key_file,
             connections=MOST_IN_FLIGHT,
+            charge_header=order.charge_header or CHARGE_HEADER,
         )
         if order.model == "local" and order.base_url is None:
             from packer.local import LOCAL_NOTICE  # noqa: PLC0415  as above

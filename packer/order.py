@@ -36,6 +36,7 @@ class Order:
     base_url: str | None = None
     api_key_env: str | None = None
     api_key_file: str | None = None
+    charge_header: str | None = None
     ledger: str = "prompt-packer.db"
     limits: PackLimits = PackLimits()  # noqa: RUF009  frozen
     budget_usd: Decimal | None = None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import fcntl
 import json
 import os
 import re
@@ -30,6 +31,7 @@ from packer.tables import Format, Row
 
 # = + - @ and their full-width forms, tab and line ends: OWASP's list (CSV injection)
 _FORMULA_STARTS = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+_PART_NAME = 100  # characters of an output's name that stand in its part's: names have a limit
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -180,6 +182,9 @@ class Output(Protocol):
 class OutputFile:
     """A file that stays the old one until `finish`, and is the new one, whole and on the disk, from then on.
 
+    Until then it is a hidden file beside it, which its process holds a lock on. One that nobody holds was left by a
+    process that died: the next one to write the same output removes it.
+
     `private`: only its owner may read it, whatever it was before. Raises `CallError` where it cannot be written.
     """
 
@@ -191,16 +196,19 @@ class OutputFile:
             raise CallError(f"{path}: there is no folder {path.parent}")
         if self._path.exists() and not os.access(self._path, os.W_OK):
             raise CallError(f"{path}: cannot be written: the file is read-only")  # a rename would not ask
-        self._part = self._path.with_name(f".{self._path.name[:100]}.{token_hex(4)}.part")
+        mode = 0o600 if private else 0o666
         try:
-            # not tempfile: its 0600 is not what the user's umask says an output is
-            mode = 0o600 if private else 0o666
-            descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+            self._part, descriptor = _make_part(self._path, mode)
+        except OSError as error:
+            raise CallError(f"{path}: cannot be written: {error.strerror}") from error
+        try:
             if self._path.exists() and not private:
                 os.fchmod(descriptor, stat.S_IMODE(self._path.stat().st_mode))
         except OSError as error:
             self._part.unlink(missing_ok=True)
+            os.close(descriptor)
             raise CallError(f"{path}: cannot be written: {error.strerror}") from error
+        _remove_leftovers(self._path)
         self._file = os.fdopen(descriptor, "wb", buffering=64 * 1024)
 
     def ready(self, size: int) -> bool:  # noqa: ARG002  a disk waits for no reader
@@ -215,10 +223,10 @@ class OutputFile:
         """Put the file in its place. Raises `OSError`."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._file.close()
         failpoints.reach("output: complete, not in its place")
         self._part.replace(self._path)
         failpoints.reach("output: in its place")
+        self._file.close()  # not before: the lock goes with it, and an unlocked part belongs to nobody
         folder = os.open(self._path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -231,6 +239,51 @@ class OutputFile:
             self._part.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self._file.close()
+
+
+def _make_part(path: Path, mode: int) -> tuple[Path, int]:
+    """A new file beside `path`, locked for as long as its descriptor is open. Raises `OSError`."""
+    while True:
+        part = path.with_name(f".{path.name[:_PART_NAME]}.{token_hex(4)}.part")
+        # not tempfile: its 0600 is not what the user's umask says an output is
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+        # another process may have taken it for a leftover before it was locked
+        if _hold(descriptor) and part.exists():
+            return part, descriptor
+        part.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _hold(descriptor: int) -> bool:
+    """Lock a new file until it is closed; False where another process has done so."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: nobody can take a part there, and leftovers stay
+        return True
+    return True
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the parts of `path` that no process holds. A name proves nothing, and what cannot be removed stays."""
+    leftover = re.compile(rf"\.{re.escape(path.name[:_PART_NAME])}\.[0-9a-f]{{8}}\.part")
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            if leftover.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    _remove_unheld(Path(entry.path))
+
+
+def _remove_unheld(part: Path) -> None:
+    # O_NONBLOCK: it may have become a pipe, whose opening would wait for its other end
+    descriptor = os.open(part, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_uid == os.geteuid():
+            part.unlink()
+    finally:
+        os.close(descriptor)
 
 
 class OutputStream:

@@ -232,7 +232,7 @@ def _after_failure(outcome: Failed, *, rest: int, pack: PackRecord, job: JobReco
             return Stop(f"{outcome.failure}: {outcome.message}")
         case Failure.RATE_LIMITED:
             if outcome.retry_after is not None and outcome.retry_after > _LONGEST_WAIT:
-                return Stop(f"the gateway asks to wait {outcome.retry_after:.0f} seconds: {outcome.message}")
+                return Stop(_asks_to_wait(outcome.retry_after, outcome.message))
             # the limiter pauses everybody; this pack needs no wait of its own
             if pack.refusals < MAX_REFUSALS:
                 return Resend()
@@ -257,6 +257,8 @@ def _after_failure(outcome: Failed, *, rest: int, pack: PackRecord, job: JobReco
         case Failure.OVERLOADED | Failure.NOT_SENT | Failure.LOST | Failure.CONFLICT | Failure.CUT | Failure.MALFORMED:
             free = outcome.failure in {Failure.NOT_SENT, Failure.OVERLOADED}
             if pack.failures < (MAX_FREE_ATTEMPTS if free else MAX_ATTEMPTS):
+                if outcome.retry_after is not None and outcome.retry_after > _LONGEST_WAIT:
+                    return Stop(_asks_to_wait(outcome.retry_after, outcome.message))
                 told = 0.0 if outcome.retry_after is None else outcome.retry_after * (1 + 0.25 * jitter)
                 return Resend(after=max(told, backoff))
             if not job.accepted or job.failures >= 2 * MAX_ATTEMPTS:
@@ -265,6 +267,10 @@ def _after_failure(outcome: Failed, *, rest: int, pack: PackRecord, job: JobReco
             return GiveUp(f"failed {pack.failures} times, the last time: {outcome.message}")
         case _:
             assert_never(outcome.failure)
+
+
+def _asks_to_wait(seconds: float, message: str) -> str:
+    return f"the gateway asks to wait {seconds:.0f} seconds: {message}"
 
 
 class Booking(StrEnum):

@@ -247,7 +247,8 @@ def _write_cost(ending: Ending) -> str:
     if unpriced:
         parts.append(f"unknown for {count_of(unpriced, 'request')}: no charge was told, and no price is known")
     if earlier.settled or earlier.in_doubt:
-        parts.append(f"{format_usd(now.settled + now.in_doubt)} with earlier runs")
+        least = f"{format_usd(now.settled)} to " if now.in_doubt else ""
+        parts.append(f"{least}{format_usd(now.settled + now.in_doubt)} with earlier runs")
     if ending.budget is not None:
         parts.append(f"the budget is {format_usd(ending.budget)}")
     return "; ".join(parts)

@@ -213,6 +213,7 @@ def test_an_unknown_option(refused: Refused) -> None:
         ("--budget-usd", "nan", "expected US dollars above 0, like 2.50, got 'nan'"),
         ("--max-request-usd", "$1", "expected US dollars above 0, like 2.50, got '$1'"),
         ("--price-input", "inf", "expected US dollars per million tokens, like 0.15, got 'inf'"),
+        ("--charge-header", "X: 1", "expected the name of a header, like X-Cost-USD, got 'X: 1'"),
         ("--on-doubt", "maybe", "expected retry or hold, got 'maybe'"),
         ("--seed", "1.5", "expected a whole number from 0 to 9223372036854775807, got '1.5'"),
         ("--encoding", "", "expected a name like utf-8, cp1252 or utf-16, got ''"),

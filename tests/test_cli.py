@@ -621,6 +621,21 @@ def test_a_file_is_labelled_by_a_gateway_and_its_key_shows_nowhere(
     assert key not in everything
 
 
+def test_a_gateway_may_tell_its_charge_in_a_header_of_its_own(
+    in_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def answer(asked: Asked) -> Answer:
+        told = answer_pack(asked)
+        assert isinstance(told, Answer)
+        return Answer(told.body, headers={"X-Our-Cost": "0.003", "X-MDB-Charged-USD": "0.002"})
+
+    source = write_csv(in_folder / "in.csv")
+    with serving(answer) as server:
+        address = ["--base-url", f"{server.url}/v1", "--charge-header", "X-Our-Cost"]
+        assert label(source, "--output", "out.csv", *address) == 0
+    assert "$0.0030 (told by the gateway)" in capfd.readouterr().err
+
+
 def test_a_refused_key_ends_the_job_after_one_request_and_the_next_run_goes_on(
     in_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -753,6 +768,8 @@ def test_the_cost_says_where_it_was_read_and_what_is_unknown() -> None:
     both = changed(requests=1, settled=Decimal(3), charge_sources={ChargeSource.BODY: 1})
     shown = summary(earlier=earlier, now=both, budget=Decimal(5))
     assert "$1.00 (told in the replies); $3.00 with earlier runs; the budget is $5.00" in shown
+    lost = changed(requests=1, settled=Decimal(3), in_doubt=Decimal("0.5"), doubt_requests=1)
+    assert "$3.00 to $3.50 with earlier runs" in summary(earlier=earlier, now=lost)
 
 
 def test_a_summary_with_everything_fits_a_screen() -> None:

@@ -270,6 +270,13 @@ def test_retry_after_is_kept_and_never_shortened() -> None:
     assert step == Resend(8.0 * 1.125)
 
 
+@pytest.mark.parametrize("failure", [Failure.RATE_LIMITED, Failure.OVERLOADED, Failure.CONFLICT, Failure.MALFORMED])
+def test_a_wait_of_more_than_an_hour_stops_the_job_whoever_asks_for_it(failure: Failure) -> None:
+    assert isinstance(step_after(Failed(failure, "busy", retry_after=3_600.0)), Resend)
+    asked = step_after(Failed(failure, "busy", retry_after=3_601.0))
+    assert asked == Stop("the gateway asks to wait 3601 seconds: busy")
+
+
 def test_what_failed_too_often_is_given_up_and_an_outage_stops_the_job() -> None:
     lost, job = Failed(Failure.LOST, "reset"), JobRecord(accepted=True)
     pack = PackRecord(failures=MAX_ATTEMPTS - 1)
