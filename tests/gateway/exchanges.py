@@ -104,6 +104,8 @@ class Exchange:
         if drip is not None:
             for place in range(len(drip[0])):
                 await asyncio.sleep(drip[1])
+                if transport.is_closing():
+                    break
                 transport.write(drip[0][place : place + 1])
         await asyncio.sleep(0.03)
         if then == "hang":
