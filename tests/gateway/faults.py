@@ -225,6 +225,8 @@ def _charge_told_as(name: str, what: str, *values: str) -> None:
     async def act(exchange: Exchange) -> web.StreamResponse:
         exchange.bill()
         exchange.honest()
+        if exchange.gateway.setup.tells == "body":  # where no header is needed
+            exchange.told()
         balance = ("X-MDB-Balance-USD", f"{exchange.account.balance:f}")
         return exchange.say(exchange.body(), [*(("X-MDB-Charged-USD", value) for value in values), balance])
 
@@ -353,7 +355,8 @@ async def _poison(exchange: Exchange) -> web.StreamResponse:
 
 def _right(exchange: Exchange, **more: Any) -> web.StreamResponse:
     exchange.bill()
-    exchange.told()
+    if "usage" not in more or exchange.gateway.setup.tells != "body":
+        exchange.told()
     exchange.honest()
     return exchange.say(exchange.body(**more))
 

@@ -28,6 +28,7 @@ from packer.prompts import read_labels, read_record_schema, read_user
 from packer.usage import Price, Usage
 
 KEY = "rehearsal-key-0123456789"
+MOST_TOKENS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -121,13 +122,17 @@ class Gateway:
             system, user = (message["content"] for message in body["messages"])
             record.nonce, record.texts = read_user(user)
             record.max_tokens = int(body.get("max_completion_tokens") or body["max_tokens"])
-            allowed = record.max_tokens >= 1 and (read_labels(system) or read_record_schema(system)["properties"])
+            allowed = 1 <= record.max_tokens <= MOST_TOKENS and (
+                read_labels(system) or read_record_schema(system)["properties"]
+            )
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as wrong:
             return self._turn_away(
                 record, 400, error(f"cannot be read: {type(wrong).__name__}", "invalid_request_error")
             )
         if not allowed:
-            return self._turn_away(record, 400, error("nothing is asked, or no token allowed", "invalid_request_error"))
+            return self._turn_away(
+                record, 400, error("nothing is asked, or max_tokens is out of range", "invalid_request_error")
+            )
         most = self.setup.max_output_tokens
         if most is not None:
             record.max_tokens = min(record.max_tokens, most)
