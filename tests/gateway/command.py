@@ -81,6 +81,8 @@ export REHEARSAL_KEY={shlex.quote(account.key)}
     --base-url {gateway.url} --api-key-env REHEARSAL_KEY \\
     --model rehearsal --price-input {price.input:f} --price-output {price.output:f} \\
     --ledger rehearsal.ledger.db --budget-usd 1 --output labelled.csv
+
+The ledger keeps its answers: remove rehearsal.ledger.db to rehearse anew.
 """
 
 
