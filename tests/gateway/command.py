@@ -46,10 +46,10 @@ def main(given: Sequence[str] | None = None) -> int:
 
 async def _serve(setup: Setup, port: int) -> None:
     async with Gateway(setup, port=port) as gateway:
-        print(_greeting(gateway), flush=True)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, gateway.closing.set)
+        print(_greeting(gateway), flush=True)
         await gateway.closing.wait()
         print(_farewell(gateway), flush=True)
 
