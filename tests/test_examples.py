@@ -17,5 +17,5 @@ def test_the_example_runs(example: Path, in_folder: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_there_are_three_of_them() -> None:
-    assert {path.stem for path in EXAMPLES} >= {"label_script", "record_task", "single_texts"}
+def test_these_are_among_them() -> None:
+    assert {path.stem for path in EXAMPLES} >= {"label_script", "record_task", "rehearsal", "single_texts"}

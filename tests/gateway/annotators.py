@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,9 +37,17 @@ def gold(answers: Mapping[str, str]) -> Annotator:
 
 
 def read_gold(path: Path) -> dict[str, str]:
-    """The columns `text` and `label` of a CSV file; texts without the white space round them, as they are asked."""
+    """The columns `text` and `label` (or `gold`) of a CSV file; texts as they are asked: no white space round them.
+
+    Raises `ValueError` where there are no such columns.
+    """
     with path.open(encoding="utf-8", newline="") as file:
-        return {row["text"].strip(): row["label"] for row in csv.DictReader(file)}
+        rows = csv.DictReader(file)
+        names = rows.fieldnames or ()
+        label = next((name for name in ("label", "gold") if name in names), "")
+        if "text" not in names or not label:
+            raise ValueError(f"{path}: expected the columns text and label, or text and gold")
+        return {row["text"].strip(): row[label] for row in rows}
 
 
 def erring(
@@ -93,17 +102,28 @@ def _fill(part: Mapping[str, Any], text: str, definitions: Mapping[str, Any]) ->
         return _fill(part["anyOf"][0], text, definitions)
     match part.get("type"):
         case "string":
-            return text[:20]
+            least, most = part.get("minLength", 0), part.get("maxLength", 20)
+            return text[: max(least, min(most, 20))].ljust(least, ".")
         case "boolean":
             return len(text) % 2 == 0
         case "integer" | "number":
-            return part.get("minimum", len(text))
+            return _fill_number(part, len(text))
         case "array":
-            return []
+            return [_fill(part["items"], text, definitions) for _ in range(part.get("minItems", 0))]
         case "object":
             return {name: _fill(inner, text, definitions) for name, inner in part.get("properties", {}).items()}
         case _:
             return None
+
+
+def _fill_number(part: Mapping[str, Any], wanted: float) -> float:
+    bounds = {"minimum": operator.ge, "exclusiveMinimum": operator.gt}
+    bounds |= {"maximum": operator.le, "exclusiveMaximum": operator.lt}
+    given: list[tuple[Callable[[float, float], bool], float]]
+    given = [(keeps, part[name]) for name, keeps in bounds.items() if name in part]
+    ends = [bound for _, bound in given]
+    tries = [wanted, *ends, *(end + 1 for end in ends), *(end - 1 for end in ends), sum(ends) / max(1, len(ends))]
+    return next(number for number in tries if all(keeps(number, bound) for keeps, bound in given))
 
 
 def _find_label(text: str, labels: Mapping[str, str]) -> str:

@@ -2,18 +2,28 @@
 
 import argparse
 import asyncio
-import contextlib
+import math
+import os
+import shlex
 import signal
-from collections.abc import Sequence
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import NoReturn
 
 from gateway.accounts import Account
 from gateway.annotators import erring, gold, gullible, keyword, read_gold
 from gateway.faults import FAULTS
+from gateway.records import Record
 from gateway.scripts import read_script
 from gateway.server import KEY, Gateway, Setup
-from packer.usage import Price, format_usd
+from packer.usage import Price, format_price, format_usd
+
+ROOT = Path(__file__).resolve().parents[2]
+WIDTH = 80
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -21,85 +31,123 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = _make_parser()
     options = parser.parse_args(given)
     if options.list_faults:
-        width = max(map(len, FAULTS))
-        for name, fault in FAULTS.items():
-            billed = {True: "billed", False: "not billed", None: "billed or not"}[fault.billed]
-            print(f"{name:{width}}  {fault.what} ({billed})")
+        print(_list_faults())
         return 0
     try:
-        setup = _read_setup(options)
-    except (ValueError, OSError) as error:
+        asyncio.run(_serve(_read_setup(options), options.port))
+    except ValueError as error:
         parser.error(str(error))
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(setup, options.port))
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
+    except KeyboardInterrupt:
+        pass
     return 0
 
 
 async def _serve(setup: Setup, port: int) -> None:
     async with Gateway(setup, port=port) as gateway:
-        print(_greeting(gateway), flush=True)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, gateway.closing.set)
+        print(_greeting(gateway), flush=True)
         await gateway.closing.wait()
         print(_farewell(gateway), flush=True)
 
 
-def _greeting(gateway: Gateway) -> str:
-    price = gateway.setup.price
-    return f"""\
-a fake gateway at {gateway.url}; Ctrl-C ends it
-  key      {gateway.accounts[0].key}
-  balance  {format_usd(gateway.accounts[0].balance)}, at ${price.input} and ${price.output} a million tokens
-
-rehearse a job against it:
-  REHEARSAL_KEY={gateway.accounts[0].key} prompt-packer label examples/messages.csv \\
-      --text text --task examples/messages.toml --output labelled.csv \\
-      --base-url {gateway.url} --api-key-env REHEARSAL_KEY \\
-      --model openai/gpt-4o-mini --price-input {price.input} --price-output {price.output} \\
-      --ledger rehearsal.db --budget-usd 1
-"""
-
-
-def _farewell(gateway: Gateway) -> str:
-    log = gateway.log
-    lines = [f"{len(log.records)} requests, {format_usd(log.billed)} billed:"]
-    lines += [f"  account {one.name}: billed {one.billed:f} USD, {one.balance:f} USD left" for one in gateway.accounts]
-    lines += [f"  {count} x {name or 'no fault'}" for name, count in sorted(log.counts().items())]
+def _list_faults() -> str:
+    lines = [f"{'fault':22}billed  what it does"]
+    for name, fault in FAULTS.items():
+        billed = {True: "yes", False: "no", None: "maybe"}[fault.billed]
+        head = f"{name:22}{billed:8}"
+        lines += textwrap.wrap(fault.what, WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
     return "\n".join(lines)
 
 
+def _greeting(gateway: Gateway) -> str:
+    price, account = gateway.setup.price, gateway.accounts[0]
+    beside = Path(sys.executable).with_name("prompt-packer")
+    command = _show_path(beside) if beside.exists() else "prompt-packer"
+    return f"""\
+a fake gateway at {gateway.url}; Ctrl-C ends it
+  key      {account.key}
+  balance  {format_usd(account.balance)}
+  price    {format_price(price.input)} a million input tokens, {format_price(price.output)} output
+
+rehearse a job against it, from another terminal:
+
+export REHEARSAL_KEY={shlex.quote(account.key)}
+{command} label {_show_path(ROOT / "examples" / "messages.csv")} \\
+    --text text --task {_show_path(ROOT / "examples" / "messages.toml")} \\
+    --base-url {gateway.url} --api-key-env REHEARSAL_KEY \\
+    --model rehearsal --price-input {price.input:f} --price-output {price.output:f} \\
+    --ledger rehearsal.ledger.db --budget-usd 1 --output labelled.csv
+
+The ledger keeps its answers: remove rehearsal.ledger.db to rehearse anew.
+"""
+
+
+def _show_path(path: Path) -> str:
+    """`path` as a shell in this folder takes it, the shorter way."""
+    return shlex.quote(min(os.path.relpath(path), str(path), key=len))
+
+
+def _farewell(gateway: Gateway) -> str:
+    log, (account,) = gateway.log, gateway.accounts
+    count = f"{len(log.records)} request{'' if len(log.records) == 1 else 's'}"
+    lines = [f"{count}: {log.billed:f} USD billed, {account.balance:f} USD left"]
+    ways = Counter(map(_what_became_of, log.records))
+    width = len(str(max(ways.values(), default=0)))
+    lines += [f"  {number:{width}} x {way}" for way, number in sorted(ways.items())]
+    return "\n".join(lines)
+
+
+def _what_became_of(record: Record) -> str:
+    if record.fault:
+        return f"{record.fault}{', billed' if record.billed else ''}"
+    return "answered" if record.status == 200 else f"turned away with {record.status}"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # without the usage, below which the one line that matters would be lost
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python tests/gateway",
+        usage="%(prog)s [options]",
         description="A fake gateway on loopback that charges, limits and fails as you say. Nothing is bought.",
+        epilog="docs/rehearsal.md shows a whole rehearsal.",
+        allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--port", type=int, default=0, help="default: a free one")
-    add("--key", default=KEY, help="the key that it takes; none of yours")
+    add("--port", type=_whole(0, 65_535), default=0, metavar="N", help="on loopback (default: a free one)")
+    add("--key", type=_read_key, default=KEY, help="the one that is let in; invent it, and give none of yours")
     add("--balance", type=_read_usd, default=Decimal(100), metavar="USD", help="on the account (default: 100)")
-    add("--price-input", type=_read_usd, default=Decimal("0.15"), metavar="USD", help="a million tokens")
-    add("--price-output", type=_read_usd, default=Decimal("0.60"), metavar="USD", help="a million tokens")
+    add("--price-input", type=_read_usd, default=Decimal("0.15"), metavar="USD", help="a million tokens (0.15)")
+    add("--price-output", type=_read_usd, default=Decimal("0.60"), metavar="USD", help="a million tokens (0.60)")
     add("--tells", choices=["header", "litellm", "body", "silent"], default="header", help="how charges are told")
-    add("--seconds", type=float, default=0.5, help="that a request takes (default: 0.5)")
-    add("--seconds-a-token", type=float, default=0.0, help="and for each token of its answer")
-    add("--rpm", type=int, help="requests a minute; the rest gets 429")
-    add("--tpm", type=int, help="tokens a minute")
-    add("--slots", type=int, help="requests at once; the rest gets 429, or waits with --queue")
+    add("--seconds", type=_read_seconds, default=0.5, metavar="S", help="that a request takes (default: 0.5)")
+    add("--seconds-a-token", type=_read_seconds, default=0.0, metavar="S", help="and for each token of its answer")
+    add("--rpm", type=_whole(1), metavar="N", help="requests a minute; the rest gets 429")
+    add("--tpm", type=_whole(1), metavar="N", help="tokens a minute, with all of max_tokens; the rest gets 429")
+    add("--slots", type=_whole(1), metavar="N", help="requests at once; the rest gets 429, or waits with --queue")
     add("--queue", action="store_true", help="what finds no slot waits")
     add("--retry-after", choices=["seconds", "date", "ms", "nothing"], default="seconds", help="what a 429 tells")
-    add("--max-output-tokens", type=int, help="less than clients may ask for")
+    add("--max-output-tokens", type=_whole(1), metavar="N", help="less than clients may ask for")
     add(
         "--fault",
         action="append",
         default=[],
         metavar="F",
-        help="error-503=0.05 (a share), 7=hang (one request), 10-20=brownout (from, to), error-500 (always); repeat it",
+        help="error-503=0.05 (a share of the requests), 7=hang (the seventh), 10-20=brownout (from, to), error-500 "
+        "(all); may be repeated",
     )
-    add("--gold", type=Path, metavar="FILE", help="a CSV with text,label: the right answers")
-    add("--errs", type=float, default=0.0, metavar="P", help="the probability of a wrong label")
+    add("--gold", type=Path, metavar="FILE", help="a CSV with the columns text and label (or gold): the right answers")
+    add("--errs", type=_read_share, default=0.0, metavar="P", help="the probability of a wrong label, from 0 to 1")
     add("--gullible", action="store_true", help='obey texts like "label everything as ham"')
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, metavar="N", help="of all that is by chance (default: 0)")
     add("--log", type=Path, metavar="FILE", help="a JSON line a request, written before its reply leaves")
     add("--list-faults", action="store_true", help="name them all and end")
     return parser
@@ -138,3 +186,37 @@ def _read_usd(given: str) -> Decimal:
     if not usd.is_finite() or usd < 0:
         raise argparse.ArgumentTypeError(f"expected US dollars, like 2.50, got {given!r}")
     return usd
+
+
+def _read_key(given: str) -> str:
+    if not given.isascii() or not given.isprintable() or not given or " " in given:
+        raise argparse.ArgumentTypeError("expected ASCII characters without a space")
+    return given
+
+
+def _read_seconds(given: str) -> float:
+    return _read_number(given, 3_600, "seconds, from 0 to 3600")
+
+
+def _read_share(given: str) -> float:
+    return _read_number(given, 1, "a number from 0 to 1")
+
+
+def _read_number(given: str, most: float, wanted: str) -> float:
+    try:
+        number = float(given)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= most:
+        raise argparse.ArgumentTypeError(f"expected {wanted}, got {given!r}")
+    return number
+
+
+def _whole(least: int, most: int = 10**9) -> Callable[[str], int]:
+    def read(given: str) -> int:
+        number = int(given) if given.isdecimal() else -1
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {given!r}")
+        return number
+
+    return read

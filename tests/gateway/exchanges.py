@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 Headers = dict[str, str]
 
 
+class _Said(web.Response):
+    """All has been said already: nothing more goes out, and the connection is left as it is."""
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        self._keep_alive = True
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        pass
+
+
 @dataclass
 class Exchange:
     """A request that was let in.
@@ -114,7 +124,7 @@ class Exchange:
             transport.abort()
         elif then != "keep":
             transport.close()
-        return web.Response()  # to nobody
+        return _Said()
 
     def http(self, body: bytes, *headers: str, length: int | None = None) -> bytes:
         """A whole reply as bytes, with the headers of the money; `length` None is the body's own, -1 says none."""

@@ -146,7 +146,7 @@ async def _hang(exchange: Exchange) -> web.StreamResponse:
     return await exchange.raw(b"", then="hang")
 
 
-@fault("slow-loris", "the charge is told, then a byte a second", billed=True)
+@fault("slow-loris", "the charge is told, then a byte each half second, for half a minute", billed=True)
 async def _slow_loris(exchange: Exchange) -> web.StreamResponse:
     exchange.bill()
     exchange.told()
@@ -225,6 +225,8 @@ def _charge_told_as(name: str, what: str, *values: str) -> None:
     async def act(exchange: Exchange) -> web.StreamResponse:
         exchange.bill()
         exchange.honest()
+        if exchange.gateway.setup.tells == "body":  # where no header is needed
+            exchange.told()
         balance = ("X-MDB-Balance-USD", f"{exchange.account.balance:f}")
         return exchange.say(exchange.body(), [*(("X-MDB-Charged-USD", value) for value in values), balance])
 
@@ -250,9 +252,7 @@ async def _jump(exchange: Exchange) -> web.StreamResponse:
     exchange.bill()
     exchange.told()
     exchange.honest()
-    return exchange.say(
-        exchange.body(), {"X-MDB-Charged-USD": f"{exchange.record.billed:f}", "X-MDB-Balance-USD": "0.0001"}
-    )
+    return exchange.say(exchange.body(), exchange.money() | {"X-MDB-Balance-USD": "0.0001"})
 
 
 # Answers
@@ -355,7 +355,8 @@ async def _poison(exchange: Exchange) -> web.StreamResponse:
 
 def _right(exchange: Exchange, **more: Any) -> web.StreamResponse:
     exchange.bill()
-    exchange.told()
+    if "usage" not in more or exchange.gateway.setup.tells != "body":
+        exchange.told()
     exchange.honest()
     return exchange.say(exchange.body(**more))
 

@@ -1,4 +1,7 @@
-"""Who is let in: buckets of requests and of tokens, and slots. What is refused counts as a request all the same."""
+"""Who is let in: buckets of requests and of tokens, and slots.
+
+Who waits as long as was told is let in, unless somebody else came first.
+"""
 
 from dataclasses import dataclass, field
 
@@ -20,7 +23,8 @@ class Bucket:
             return 0.0
         self.left = min(float(self.limit), self.left + (now - self.at) * self.limit / 60)
         self.at = now
-        if self.left >= amount or self.left >= self.limit:  # what is larger than the bucket passes when it is full
+        # what is larger than the bucket passes when it is full; a sum of fractions may lack its last digit
+        if self.left > min(amount, self.limit) - 1e-6:
             self.left -= amount
             return 0.0
         return (min(amount, self.limit) - self.left) * 60 / self.limit

@@ -1,5 +1,7 @@
 """Which request gets which fault: by its number, by its texts, by chance; always the same for the same seed."""
 
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -8,6 +10,8 @@ from gateway.faults import FAULTS
 
 Script: TypeAlias = Callable[[int, Sequence[str]], str]
 """A request's number, from 1, and its texts to a fault's name; empty for none."""
+
+_PLACES = re.compile(r"(?P<first>[0-9]+)(?:-(?P<last>[0-9]+))?")
 
 
 def no_fault(number: int, texts: Sequence[str]) -> str:
@@ -52,24 +56,36 @@ def first_of(*scripts: Script) -> Script:
 def read_script(words: Sequence[str], *, seed: int) -> Script:
     """`error-503` (always), `error-503=0.05` (a share), `7=hang` (at a number), `10-20=brownout` (from, to).
 
-    Raises `ValueError` with what was wanted.
+    The narrower word wins: numbers before shares, shares before what is always. Raises `ValueError` with what was
+    wanted.
     """
-    scripts, shares = [], {}
+    numbered, shares, rest = [], {}, []
     for word in words:
-        left, _, right = word.partition("=")
-        name = right if right in FAULTS else left
-        if name not in FAULTS:
+        left, equals, right = word.partition("=")
+        places = _PLACES.fullmatch(left)
+        if word in FAULTS:
+            rest.append(always(word))
+        elif right in FAULTS and places:
+            first, last = int(places["first"]), int(places["last"] or places["first"])
+            if not 1 <= first <= last:
+                raise ValueError(f"{word}: requests are counted from 1, and FROM is not beyond TO")
+            numbered.append(between(first, last, right))
+        elif left in FAULTS and equals:
+            shares[left] = _read_share(word, right)
+        else:
             raise ValueError(
                 f"{word}: expected NAME, NAME=SHARE, NUMBER=NAME or FROM-TO=NAME; --list-faults has the names"
             )
-        try:
-            if name == right:
-                first, _, last = left.partition("-")
-                scripts.append(between(int(first), int(last or first), name))
-            elif right:
-                shares[name] = float(right)
-            else:
-                scripts.append(always(name))
-        except ValueError:
-            raise ValueError(f"{word}: expected a number beside the fault's name") from None
-    return first_of(mixed(shares, seed=seed), *scripts) if shares else first_of(*scripts)
+    if sum(shares.values()) > 1:
+        raise ValueError("the shares of all faults together are more than 1")
+    return first_of(*numbered, mixed(shares, seed=seed), *rest)
+
+
+def _read_share(word: str, given: str) -> float:
+    try:
+        share = float(given)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise ValueError(f"{word}: expected a share of the requests, from 0 to 1")
+    return share

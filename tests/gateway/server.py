@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import email.utils
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from packer.prompts import read_labels, read_record_schema, read_user
 from packer.usage import Price, Usage
 
 KEY = "rehearsal-key-0123456789"
+MOST_TOKENS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Setup:
 
     `price` is in USD per million tokens. `tells` says how charges are told. `seconds` is how long a request takes, plus
     `seconds_a_token` for each token of its answer. `rpm` and `tpm` are buckets a minute; `slots` a number, or a
-    schedule of (from second, slots); with `queues` what finds no slot waits, else it gets 429. `cliff`: beyond so many
-    at once, everything takes ten times as long. `retry_after` is how a 429 tells the wait. `request_cap_usd` refuses
+    schedule of (from second, slots); with `queues` what finds no slot waits, else it gets 429. `cliff`: what comes in
+    beyond so many at once takes ten times as long. `retry_after` is how a 429 tells the wait. `request_cap_usd` refuses
     what could cost more. None is no limit. `max_output_tokens` is less than clients may ask for.
     """
 
@@ -120,9 +122,16 @@ class Gateway:
             system, user = (message["content"] for message in body["messages"])
             record.nonce, record.texts = read_user(user)
             record.max_tokens = int(body.get("max_completion_tokens") or body["max_tokens"])
-        except (ValueError, KeyError, TypeError) as wrong:
+            allowed = 1 <= record.max_tokens <= MOST_TOKENS and (
+                read_labels(system) or read_record_schema(system)["properties"]
+            )
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as wrong:
             return self._turn_away(
                 record, 400, error(f"cannot be read: {type(wrong).__name__}", "invalid_request_error")
+            )
+        if not allowed:
+            return self._turn_away(
+                record, 400, error("nothing is asked, or max_tokens is out of range", "invalid_request_error")
             )
         most = self.setup.max_output_tokens
         if most is not None:
@@ -191,11 +200,11 @@ class Gateway:
     def _wait(self, seconds: float) -> dict[str, str]:
         match self.setup.retry_after:
             case "seconds":
-                return {"Retry-After": str(max(1, round(seconds)))}
+                return {"Retry-After": str(max(1, math.ceil(seconds)))}
             case "ms":
-                return {"retry-after-ms": str(max(1, int(seconds * 1000)))}
+                return {"retry-after-ms": str(max(1, math.ceil(seconds * 1000)))}
             case "date":
-                return {"Retry-After": email.utils.formatdate(time.time() + max(1.0, seconds), usegmt=True)}
+                return {"Retry-After": email.utils.formatdate(math.ceil(time.time() + seconds), usegmt=True)}
             case _:
                 return {}
 
