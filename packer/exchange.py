@@ -54,7 +54,7 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """What a gateway lets through: `size` at most, `left` when it said so. `full_after` seconds, None where not told."""
+    """What a gateway lets through: `size` at most, `left` when it said so. `full_after` seconds, None: not told."""
 
     size: float
     left: float

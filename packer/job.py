@@ -233,7 +233,8 @@ class Job:
         """Carry a committed verdict out: results for the sound rows, the next step for the rest."""
         request, outcome = verdict.request, verdict.outcome
         self.in_flight -= 1
-        self.pacer.told(request.mark, verdict.buckets)
+        is_refused = isinstance(verdict.outcome, Failed) and verdict.outcome.failure is Failure.RATE_LIMITED
+        self.pacer.told(now, request.mark, verdict.buckets, refused=is_refused)
         self._account(verdict)
         keys = request.pack.keys
         for number, value in verdict.rows.items():

@@ -56,7 +56,8 @@ class Gateway:
     of `power`: 1 keeps the throughput, 2 lets it fall), "stall" (ten times slower for all), "stick" (ten times slower
     for those who come), "wait" (first come, first served) or nothing. A refusal or failure takes `quick` seconds.
     `refused` and `failed` are shares that have nothing to do with the load, `slow` is a factor on all latencies, by
-    time each. `per_minute` and `tokens_per_minute` are buckets, which `tells` tells of in headers. `cold` is what the
+    time each. `per_minute` and `tokens_per_minute` are buckets, which `tells` tells of in headers; others take
+    a share of them. `cold` is what the
     first answer takes on top, `ideal` the answers a second of a client that knows all this.
     """
 
@@ -73,6 +74,7 @@ class Gateway:
     tokens_per_minute: float | None = None
     cold: float = 0.0
     tells: bool = False
+    others: float = 0.0
 
     def moments(self) -> list[float]:
         """When something changes by itself."""
@@ -90,9 +92,10 @@ class Gateway:
 
 @dataclass
 class Bucket:
-    """`limit` a minute, full at the start."""
+    """`limit` a minute, full at the start; somebody else takes a share of what flows in."""
 
     limit: float
+    others: float = 0.0
     left: float = field(init=False)
     since: float = 0.0
 
@@ -105,10 +108,10 @@ class Bucket:
 
     def take(self, amount: float, now: float) -> float:
         """0 where `amount` is let through, else the seconds after which it would be."""
-        self.left = min(self.limit, self.left + (now - self.since) * self.limit / 60)
+        self.left = min(self.limit, self.left + (now - self.since) * (1 - self.others) * self.limit / 60)
         self.since = now
         if self.left < amount:
-            return (amount - self.left) * 60 / self.limit
+            return (amount - self.left) * 60 / self.limit / (1 - self.others)
         self.left -= amount
         return 0.0
 
@@ -152,8 +155,8 @@ def simulate(gateway: Gateway, limiter: Limiter, *, seconds: float, seed: int) -
     for moment in gateway.moments():
         heapq.heappush(timed, (moment, 0, "change", 0.0, None))
     servers: list[float] = []
-    requests = None if gateway.per_minute is None else Bucket(gateway.per_minute)
-    tokens = None if gateway.tokens_per_minute is None else Bucket(gateway.tokens_per_minute)
+    requests = None if gateway.per_minute is None else Bucket(gateway.per_minute, gateway.others)
+    tokens = None if gateway.tokens_per_minute is None else Bucket(gateway.tokens_per_minute, gateway.others)
     in_flight = held = waiting = failing = 0
     pacer, marks = Pacer(), dict[int, tuple[Mark, Buckets]]()
     size = rng.uniform(500, 1500)
@@ -225,7 +228,8 @@ def simulate(gateway: Gateway, limiter: Limiter, *, seconds: float, seed: int) -
             failing -= kind != "answered"
         in_flight -= 1
         if number in marks:
-            pacer.told(*marks.pop(number))
+            mark, told = marks.pop(number)
+            pacer.told(now, mark, told, refused=kind == "refused")
         if kind == "answered":
             trace.answers.append(now)
             limiter.succeeded(now, seconds=now - sent, output_tokens=0)
@@ -307,6 +311,8 @@ GATEWAYS: dict[str, Gateway] = (
         "600k tokens a minute": Gateway(ideal=steady(10), tokens_per_minute=600_000),
         "600 a minute, told": Gateway(ideal=steady(10), per_minute=600, tells=True),
         "6000 a minute, told": Gateway(ideal=steady(100), per_minute=6000, tells=True),
+        "600 a minute, told, shared": Gateway(ideal=steady(5), per_minute=600, tells=True, others=0.5),
+        "6000 a minute, told, shared": Gateway(ideal=steady(50), per_minute=6000, tells=True, others=0.5),
         "600k tokens a minute, told": Gateway(ideal=steady(10), tokens_per_minute=600_000, tells=True),
     }
 )

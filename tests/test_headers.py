@@ -8,8 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packer.exchange import Charge, ChargeSource
-from packer.headers import parse_reset, read_balance, read_charge, read_headers, read_retry_after, read_usd
+from packer.exchange import NO_BUCKETS, Bucket, Buckets, Charge, ChargeSource
+from packer.headers import (
+    parse_reset,
+    read_balance,
+    read_buckets,
+    read_charge,
+    read_headers,
+    read_retry_after,
+    read_usd,
+)
 
 NOW = datetime(2026, 10, 26, 5, 33, 20, tzinfo=UTC).timestamp()
 
@@ -168,3 +176,46 @@ def test_the_charge_header_has_the_name_that_was_given() -> None:
 def test_a_balance_is_read_like_a_charge() -> None:
     assert read_balance(read_headers([("x-mdb-balance-usd", "49.872")])) == Decimal("49.872")
     assert read_balance(read_headers([("x-mdb-balance-usd", "?")])) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "buckets"),
+    [
+        ({}, NO_BUCKETS),
+        (
+            {
+                "X-RateLimit-Limit-Requests": "600",
+                "X-RateLimit-Remaining-Requests": "590",
+                "X-RateLimit-Reset-Requests": "1s",
+                "x-ratelimit-limit-tokens": "90000",
+                "x-ratelimit-remaining-tokens": "0",
+                "x-ratelimit-reset-tokens": "1m0s",
+            },
+            Buckets(Bucket(600, 590, 1.0), Bucket(90_000, 0, 60.0)),
+        ),
+        (
+            {
+                "anthropic-ratelimit-requests-limit": "50",
+                "anthropic-ratelimit-requests-remaining": "49",
+                "anthropic-ratelimit-requests-reset": "2026-10-26T05:33:21Z",
+                "anthropic-ratelimit-input-tokens-limit": "40000",
+                "anthropic-ratelimit-input-tokens-remaining": "39000",
+            },
+            Buckets(Bucket(50, 49, 1.0), Bucket(40_000, 39_000, None)),
+        ),
+        # Azure does not count; nonsense says nothing
+        ({"x-ratelimit-limit-requests": "600", "x-ratelimit-remaining-requests": "-1"}, NO_BUCKETS),
+        ({"x-ratelimit-limit-requests": "0", "x-ratelimit-remaining-requests": "0"}, NO_BUCKETS),
+        ({"x-ratelimit-limit-requests": "6", "x-ratelimit-remaining-requests": "7"}, NO_BUCKETS),
+        ({"x-ratelimit-limit-requests": "1e999", "x-ratelimit-remaining-requests": "7"}, NO_BUCKETS),
+        ({"x-ratelimit-limit-requests": "9" * 20, "x-ratelimit-remaining-requests": "7"}, NO_BUCKETS),
+        ({"x-ratelimit-limit-requests": "60"}, NO_BUCKETS),
+    ],
+)
+def test_buckets_are_read_as_openai_and_anthropic_tell_them(headers: dict[str, str], buckets: Buckets) -> None:
+    assert read_buckets(read_headers(headers.items()), now=NOW) == buckets
+
+
+def test_a_bucket_that_is_told_twice_is_none() -> None:
+    twice = [("x-ratelimit-limit-requests", "60"), *[("x-ratelimit-remaining-requests", "7")] * 2]
+    assert read_buckets(read_headers(twice), now=NOW) == NO_BUCKETS

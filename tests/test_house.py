@@ -23,6 +23,7 @@ FLOORS = [
         "json_scan",
         "limiter",
         "rounds",
+        "pacing",
         "packs",
         "prompts",
         "recovery",

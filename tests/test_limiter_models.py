@@ -85,6 +85,13 @@ def test_a_bucket_of_requests_or_tokens_is_emptied_as_fast_as_it_fills(name: str
     assert len(trace.refusals) < 0.2 * len(trace.answers)
 
 
+@pytest.mark.parametrize("name", [name for name in GATEWAYS if "told" in name])
+def test_a_bucket_that_is_told_of_is_emptied_as_fast_as_it_fills_and_hardly_refuses(name: str) -> None:
+    trace = work(name, seconds=300)
+    assert trace.share(GATEWAYS[name], 60, 300) >= 0.95
+    assert len(trace.refusals) <= 0.005 * len(trace.answers)
+
+
 @pytest.mark.parametrize("name", ["30, heavy, 429", "30, 1 % 429, 429"])
 def test_a_cliff_is_found_through_noise(name: str) -> None:
     assert work(name, seconds=600).share(GATEWAYS[name], 120, 600) >= 0.8
