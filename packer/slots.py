@@ -93,6 +93,13 @@ class Board:
         assert not self._waiting[key], "somebody waits for it"
         del self._waiting[key]
 
+    def drop_unwanted(self, keys: Iterable[str]) -> set[str]:
+        """Forget those of `keys` for which nobody waits any more, where nothing is in flight; they are returned."""
+        unwanted = {key for key in keys if not self._waiting[key]}
+        for key in unwanted:
+            self.drop(key)
+        return unwanted
+
     def answer(self, key: str, value: Any, *, known: bool) -> None:
         """End all who wait for `key` with its answer; `known` where it cost nothing now."""
         try:

@@ -796,6 +796,76 @@ def test_what_a_stream_that_is_left_has_read_ahead_is_not_bought() -> None:
     assert set(asked(transport).values()) == {1}
 
 
+@pytest.mark.parametrize("failure", [Failure.LOST, Failure.RATE_LIMITED, Failure.BAD_REQUEST])
+def test_a_request_that_fails_after_its_stream_was_left_is_not_made_again(failure: Failure) -> None:
+    """Law 3, in reverse: what nobody wants any more is not paid for, however its request ended."""
+    transport = FakeTransport(
+        TASK, parity, fault=lambda _, number: TransportError(failure, "no") if number < 2 else None
+    )
+
+    async def work() -> Result:
+        async with Runner(TASK, model="m", transport=transport, ledger=None) as runner:
+            stream = runner.stream(texts(20))
+            first = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(0.5)
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            await stream.aclose()
+            await asyncio.sleep(1000)
+            assert len(transport.prompts) == 1
+            # and it can be asked by whoever comes next
+            return await runner.submit(texts(20)[7])
+
+    assert FakeClock().run(work()).status is Status.LABELLED
+    assert len(transport.prompts) == 2
+
+
+def test_a_stream_that_is_left_during_its_look_up_buys_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    find, looking, found = Ledger.find, threading.Event(), threading.Event()
+
+    def slowly(self: Ledger, keys: Any) -> Any:
+        looking.set()
+        found.wait(5)
+        return find(self, keys)
+
+    monkeypatch.setattr(Ledger, "find", slowly)
+    transport = FakeTransport(TASK, parity, seconds=0)
+
+    async def work() -> Statistics:
+        async with Runner(TASK, model="m", transport=transport, ledger=None, linger=0.0) as runner:
+            stream = runner.stream(texts(100))
+            first = asyncio.ensure_future(anext(stream))
+            await asyncio.to_thread(looking.wait, 5)
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            found.set()
+            last = await runner.submit("the last one")
+            assert last.status is Status.LABELLED
+            return runner.statistics()
+
+    statistics = asyncio.run(work())
+    assert set(asked(transport)) == {"the last one"}
+    assert statistics.items == 1
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.5])
+def test_a_text_whose_caller_gives_up_is_not_bought(seconds: float) -> None:
+    transport = FakeTransport(TASK, parity)
+
+    async def work() -> int:
+        async with Runner(TASK, model="m", transport=transport, ledger=None, concurrency=1, linger=0.1) as runner:
+            before = asyncio.ensure_future(runner.submit("the one before"))
+            await asyncio.sleep(0.2)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(runner.submit("given up"), seconds)
+            await before
+            await asyncio.sleep(1000)
+            return runner.statistics().items
+
+    assert FakeClock().run(work()) == 1
+    assert set(asked(transport)) == {"the one before"}
+
+
 def test_a_copy_that_somebody_else_waits_for_is_bought_all_the_same() -> None:
     transport = FakeTransport(TASK, parity)
 
