@@ -22,6 +22,7 @@ from packer.errors import (
     InputError,
     LedgerError,
     LedgerFull,
+    LedgerInUse,
     PriceError,
     StoppedError,
     TransportError,
@@ -1008,6 +1009,48 @@ def test_a_start_that_fails_leaves_the_ledger_free(tmp_path: Path) -> None:
     results, _ = run(texts(40), FakeTransport(TASK, parity), ledger=ledger)
     assert len(results) == 40
     assert kept.value is not None
+
+
+@pytest.mark.parametrize("step", ["open", "close"])
+def test_who_is_cancelled_while_the_ledger_is_opened_or_closed_leaves_it_free(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = {"open": "__init__", "close": "end_job"}[step]
+    original, begun, go_on = getattr(Ledger, method), threading.Event(), threading.Event()
+
+    def slowly(self: Ledger, *given: Any, **named: Any) -> None:
+        begun.set()
+        go_on.wait(5)
+        original(self, *given, **named)
+
+    def runner() -> Runner:
+        return Runner(TASK, model="m", transport=FakeTransport(TASK, parity), ledger=tmp_path / "l.db")
+
+    async def work() -> None:
+        async def use() -> None:
+            async with runner():
+                pass
+
+        with monkeypatch.context() as slow:
+            slow.setattr(Ledger, method, slowly)
+            using = asyncio.ensure_future(use())
+            await asyncio.to_thread(begun.wait, 5)
+            using.cancel()
+            for _ in range(5):  # on to the next thing that it waits for
+                await asyncio.sleep(0)
+            using.cancel()
+            asyncio.get_running_loop().call_later(0.05, go_on.set)
+            await asyncio.gather(using, return_exceptions=True)
+        await asyncio.to_thread(go_on.wait, 5)
+        for _ in range(50):  # the thread that was abandoned ends in its own time
+            try:
+                async with runner():
+                    return
+            except LedgerInUse:
+                await asyncio.sleep(0.05)
+        raise AssertionError("the ledger is in use for good")
+
+    asyncio.run(work())
 
 
 def test_a_closed_runner_says_so() -> None:
