@@ -336,9 +336,13 @@ def _refuse_overwriting(order: Order) -> None:
         raise CallError("standard output is closed; expected --output FILE")
     if order.table and order.output == "-":
         raise CallError("--table: the rows go to standard output already (--output -); expected one of the two")
-    given = _identity(order.input, 0)
-    if given is not None and given == _identity(order.output or "-", 1):
-        raise CallError(f"{order.output or 'standard output'}: the output is the input; expected another file")
+    read = {"input": order.input, "task file": order.task_file, "key file": order.api_key_file}
+    for path, name in ((order.output or "-", "output"), (order.report, "report")):
+        written = None if path is None else _identity(path, 1)
+        for what, source in read.items():
+            if written is not None and source is not None and written == _identity(source, 0):
+                shown = path if order.output is not None or name == "report" else "standard output"
+                raise CallError(f"{shown}: the {name} is the {what}; expected another file")
     taken = {os.path.realpath(order.ledger): "ledger"}
     for path, name in ((order.output, "output"), (order.report, "report")):
         if path is None or path == "-":
