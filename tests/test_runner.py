@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 
 from packer import failpoints
@@ -1051,6 +1052,39 @@ def test_who_is_cancelled_while_the_ledger_is_opened_or_closed_leaves_it_free(
         raise AssertionError("the ledger is in use for good")
 
     asyncio.run(work())
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError])
+def test_a_stored_record_that_its_model_refuses_by_now_fails_alone(error: type[Exception], tmp_path: Path) -> None:
+    """A model's validators are no part of the fingerprint, and they are the user's code: they may raise anything."""
+    is_strict = False
+
+    class Length(pydantic.BaseModel):
+        length: int
+
+        @pydantic.field_validator("length")
+        @classmethod
+        def check(cls, length: int) -> int:
+            if is_strict and length == 6:
+                raise error("no longer")
+            return length
+
+    task = Task(record=Length)
+    transport = FakeTransport(task, lambda text: {"length": len(text)})
+
+    async def work(*given: str) -> list[Result]:
+        async with Runner(task, model="m", transport=transport, ledger=tmp_path / "l.db") as runner:
+            return [result async for result in runner.stream(given)]
+
+    assert {result.status for result in FakeClock().run(work("six is", "seventy"))} == {Status.LABELLED}
+    is_strict = True
+    six, seventy, fresh = FakeClock().run(work("six is", "seventy", "something new"))
+    assert (six.status, six.error) == (
+        Status.FAILED,
+        "the ledger's record for this text no longer passes the task's model",
+    )
+    assert (seventy.status, fresh.status) == (Status.LABELLED, Status.LABELLED)
+    assert len(transport.prompts) == 2
 
 
 def test_a_closed_runner_says_so() -> None:
