@@ -219,9 +219,14 @@ class _Job:
         rows = iter(self._reader)
         if self._rows is None:
             rows = refuse_new_keys(self._reader, names=self._names, fixed=self._fixed)
+        count = 0
         for row in rows:
+            count += 1
             self._read.append(row)
             yield Item(row.text, row.id)
+        if count < (self._rows or 0) and not (self._broken or self._nobody_reads):
+            name = self._reader.name
+            raise InputError(f"{name}: ended after {count} rows, and had {self._rows} when it was checked")
 
     async def _put_row(self, row: Row, result: Result) -> None:
         await self._put("" if self._output is None else self._writer.row(row, result))
