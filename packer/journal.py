@@ -48,10 +48,13 @@ class Journal:
 
     async def close(self) -> None:
         """Write what waits and close the ledger."""
+        # shielded: who is cancelled here must not leave the ledger in use for as long as the process lives
+        await asyncio.shield(asyncio.ensure_future(self._end()))
+
+    async def _end(self) -> None:
         if self._writer is not None:
             await asyncio.wait([self._writer])
-        # shielded: who is cancelled here must not leave the ledger in use for as long as the process lives
-        await asyncio.shield(self._run(self._close))
+        await self._run(self._close)
         self._thread.shutdown(wait=False)
 
     def _open(self) -> None:

@@ -1012,11 +1012,11 @@ def test_a_start_that_fails_leaves_the_ledger_free(tmp_path: Path) -> None:
     assert kept.value is not None
 
 
-@pytest.mark.parametrize("step", ["open", "close"])
-def test_who_is_cancelled_while_the_ledger_is_opened_or_closed_leaves_it_free(
+@pytest.mark.parametrize("step", ["open", "write", "close"])
+def test_who_is_cancelled_while_the_ledger_is_busy_leaves_it_free(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = {"open": "__init__", "close": "end_job"}[step]
+    method = {"open": "__init__", "write": "commit", "close": "end_job"}[step]
     original, begun, go_on = getattr(Ledger, method), threading.Event(), threading.Event()
 
     def slowly(self: Ledger, *given: Any, **named: Any) -> None:
@@ -1029,17 +1029,17 @@ def test_who_is_cancelled_while_the_ledger_is_opened_or_closed_leaves_it_free(
 
     async def work() -> None:
         async def use() -> None:
-            async with runner():
-                pass
+            async with runner() as entered:
+                async for _ in entered.stream(texts(20) if step == "write" else []):
+                    pass
 
         with monkeypatch.context() as slow:
             slow.setattr(Ledger, method, slowly)
             using = asyncio.ensure_future(use())
             await asyncio.to_thread(begun.wait, 5)
-            using.cancel()
-            for _ in range(5):  # on to the next thing that it waits for
+            for _ in range(50):  # whatever it waits for next
+                using.cancel()
                 await asyncio.sleep(0)
-            using.cancel()
             asyncio.get_running_loop().call_later(0.05, go_on.set)
             await asyncio.gather(using, return_exceptions=True)
         await asyncio.to_thread(go_on.wait, 5)
