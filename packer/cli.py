@@ -128,6 +128,7 @@ def _make_order(options: argparse.Namespace) -> Order:
         text=options.text,
         task=task,
         model=options.model,
+        task_file=options.task,
         id_column=options.id,
         encoding=options.encoding,
         output=options.output,

@@ -76,6 +76,8 @@ class Job:
         for key, value in known.items():
             self.board.answer(key, value, known=True)
         asked = {key: text for key, text in fresh.items() if key not in known}
+        for key in self.board.drop_unwanted(asked):  # whoever asked left while the ledger was looked at
+            del asked[key]
         for key in asked.keys() & self.doubtful:
             self.board.give_up(
                 key, Status.DOUBT, "in doubt: an earlier request for it was sent and its fate is unknown"
@@ -397,12 +399,19 @@ class Job:
         elif self.stopped is not None:
             for key in rest.keys:
                 self.board.give_up(key, Status.PENDING, f"stopped: {self.stopped}")
-        elif isinstance(step, Split):
-            self._again.extend((part, record.child()) for part in split_pack(rest, step.parts))
-        elif isinstance(step, Resend) and step.after > 0:
-            # the attempt's number breaks ties: no other entry has it
-            heapq.heappush(self._later, (now + step.after, attempt, rest, record))
-        elif isinstance(step, Resend):
-            self._again.append((rest, record))
+        elif isinstance(step, Split | Resend):
+            # what nobody waits for any more is not bought again
+            rest = rest.without(self.board.drop_unwanted(rest.keys))
+            if rest:
+                self._ask_again(step, rest, record, attempt=attempt, now=now)
         else:
             assert isinstance(step, Accept), step
+
+    def _ask_again(self, step: Split | Resend, rest: Pack, record: PackRecord, *, attempt: int, now: float) -> None:
+        if isinstance(step, Split):
+            self._again.extend((part, record.child()) for part in split_pack(rest, step.parts))
+        elif step.after > 0:
+            # the attempt's number breaks ties: no other entry has it
+            heapq.heappush(self._later, (now + step.after, attempt, rest, record))
+        else:
+            self._again.append((rest, record))

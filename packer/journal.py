@@ -30,7 +30,7 @@ class Journal:
 
     async def open(self) -> None:
         """Open the ledger. Raises `LedgerError`."""
-        self._ledger = await self._run(lambda: Ledger(self._path))
+        await self._run(self._open)
 
     async def ask(self, question: Callable[[Ledger], _T]) -> _T:
         """The ledger's answer to `question`, which runs in the ledger's thread."""
@@ -48,12 +48,23 @@ class Journal:
 
     async def close(self) -> None:
         """Write what waits and close the ledger."""
+        # shielded: who is cancelled here must not leave the ledger in use for as long as the process lives
+        await asyncio.shield(asyncio.ensure_future(self._end()))
+
+    async def _end(self) -> None:
         if self._writer is not None:
             await asyncio.wait([self._writer])
-        if self._ledger is not None:
-            await self.ask(Ledger.close)
-            self._ledger = None
+        await self._run(self._close)
         self._thread.shutdown(wait=False)
+
+    def _open(self) -> None:
+        # noted by the thread that opens it: a caller that is cancelled meanwhile cannot note it
+        self._ledger = Ledger(self._path)
+
+    def _close(self) -> None:
+        ledger, self._ledger = self._ledger, None
+        if ledger is not None:
+            ledger.close()
 
     async def _write(self) -> None:
         while self._waiting:

@@ -219,9 +219,14 @@ class _Job:
         rows = iter(self._reader)
         if self._rows is None:
             rows = refuse_new_keys(self._reader, names=self._names, fixed=self._fixed)
+        count = 0
         for row in rows:
+            count += 1
             self._read.append(row)
             yield Item(row.text, row.id)
+        if count < (self._rows or 0) and not (self._broken or self._nobody_reads):
+            name = self._reader.name
+            raise InputError(f"{name}: ended after {count} rows, and had {self._rows} when it was checked")
 
     async def _put_row(self, row: Row, result: Result) -> None:
         await self._put("" if self._output is None else self._writer.row(row, result))
@@ -336,9 +341,13 @@ def _refuse_overwriting(order: Order) -> None:
         raise CallError("standard output is closed; expected --output FILE")
     if order.table and order.output == "-":
         raise CallError("--table: the rows go to standard output already (--output -); expected one of the two")
-    given = _identity(order.input, 0)
-    if given is not None and given == _identity(order.output or "-", 1):
-        raise CallError(f"{order.output or 'standard output'}: the output is the input; expected another file")
+    read = {"input": order.input, "task file": order.task_file, "key file": order.api_key_file}
+    for path, name in ((order.output or "-", "output"), (order.report, "report")):
+        written = None if path is None else _identity(path, 1)
+        for what, source in read.items():
+            if written is not None and source is not None and written == _identity(source, 0):
+                shown = path if order.output is not None or name == "report" else "standard output"
+                raise CallError(f"{shown}: the {name} is the {what}; expected another file")
     taken = {os.path.realpath(order.ledger): "ledger"}
     for path, name in ((order.output, "output"), (order.report, "report")):
         if path is None or path == "-":

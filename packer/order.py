@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class Order:
     """What the command was asked to do; names and None as in `Runner`, `connect` and `Reader`.
 
+    `task_file` is where the task was read, None where it was given otherwise.
     `output` None means standard output: a table for a person where that is a terminal, else data. `table` asks for the
     table wherever it goes.
     """
@@ -27,6 +28,7 @@ class Order:
     text: str
     task: Task
     model: str
+    task_file: str | None = None
     id_column: str | None = None
     encoding: str = "utf-8"
     output: str | None = None

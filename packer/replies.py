@@ -52,6 +52,11 @@ def read_error(body: Any) -> Any:
     return {"error": error} if error else None
 
 
+def read_cost(body: Any) -> Any:
+    """`usage.cost` as it came, of a reply or of an error that came after work was done; None where there is none."""
+    return _dict(_dict(body).get("usage")).get("cost")
+
+
 def read_completion(body: Any) -> Reading | None:
     """A chat completion."""
     body = _dict(body)
@@ -65,7 +70,7 @@ def read_completion(body: Any) -> Reading | None:
     if isinstance(message.get("refusal"), str) and message["refusal"]:
         text, stop = "", StopReason.CONTENT_FILTER
     tokens = _usage(text, usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
-    return Reading(text, stop, tokens, usage.get("cost"))
+    return Reading(text, stop, tokens, read_cost(body))
 
 
 def read_message(body: Any) -> Reading | None:

@@ -190,7 +190,10 @@ class Runner:
             self._job.leave(lane.take_back())
 
     async def submit(self, item: Item | str) -> Result:
-        """The result of one item, which is packed with whatever else is waiting. Raises `LedgerError`."""
+        """The result of one item, which is packed with whatever else is waiting. Raises `LedgerError`.
+
+        A text whose caller gives up (a time-out round this call) is not bought; what is in flight is kept.
+        """
         news = asyncio.Event()
         slot = Slot(_as_item(item), wake=news.set)
         self._lingering.append(slot)
@@ -206,6 +209,8 @@ class Runner:
                 news.clear()
         finally:
             self._listeners.discard(news)
+            if slot.result is None:
+                self._take_back(slot)
         return slot.result
 
     def stop(self, reason: str) -> None:
@@ -308,6 +313,12 @@ class Runner:
         self._job.recall(fresh, known)
         self._flush_at = self._loop.time() + self._linger
         self._wake.set()
+
+    def _take_back(self, slot: Slot) -> None:
+        if slot in self._lingering:
+            self._lingering.remove(slot)
+        else:
+            self._job.leave([slot])
 
     def _send_lingering(self) -> None:
         slots, self._lingering = self._lingering, []

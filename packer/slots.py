@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import pydantic
-
 from packer.items import Item, Result, Status, normalise_text
 from packer.task import Task
 
@@ -93,11 +91,18 @@ class Board:
         assert not self._waiting[key], "somebody waits for it"
         del self._waiting[key]
 
+    def drop_unwanted(self, keys: Iterable[str]) -> set[str]:
+        """Forget those of `keys` for which nobody waits any more, where nothing is in flight; they are returned."""
+        unwanted = {key for key in keys if not self._waiting[key]}
+        for key in unwanted:
+            self.drop(key)
+        return unwanted
+
     def answer(self, key: str, value: Any, *, known: bool) -> None:
         """End all who wait for `key` with its answer; `known` where it cost nothing now."""
         try:
             label, record = self.task.load(value)
-        except pydantic.ValidationError:
+        except Exception:  # noqa: BLE001  a model's validators are the user's code
             self.fail(key, "the ledger's record for this text no longer passes the task's model")
             return
         for slot in self._waiting.pop(key):

@@ -27,7 +27,7 @@ from packer.headers import (
     read_usd,
 )
 from packer.refusals import Refusal, classify, clean_message, is_inside_schema, read_refusal, refused_setting
-from packer.replies import Reading, read_completion, read_error
+from packer.replies import Reading, read_completion, read_cost, read_error
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -142,36 +142,35 @@ class HttpTransport(ABC):
         if call.status != 200 or (error_body := read_error(body)) is not None:
             told = error_body if call.status == 200 else body
             refusal = read_refusal(call.status, told if told is not None else _text(call))
-            raise self._refused(call, prompt, dialect, refusal)
+            raise self._refused(call, prompt, dialect, refusal, cost=read_cost(body))
         reading = self._read(body)
         if reading is None:
             failure = Failure.CUT if broken else Failure.MALFORMED
-            raise self._failed(call, failure, f"expected a completion, got {_text(call)[:100]!r}")
+            wanted = f"expected a completion, got {_text(call)[:100]!r}"
+            raise self._failed(call, failure, wanted, cost=read_cost(body))
         if reading.usage is not None and reading.usage.output_tokens > prompt.max_tokens + _MISCOUNT:
             # Older servers take an unknown name for the limit in silence, and no reserve would be a bound any more
             self._dialects.refuse(dialect.limit, dialect, keep_schema=False)
         if _is_of_another(reading.text, prompt):
             call.distrust()
-        charge = self._charge(call)
-        if charge is None and (usd := read_usd(reading.cost)) is not None:
-            charge = Charge(usd, ChargeSource.BODY)
+        charge = self._charge(call, reading.cost)
         garbled = charge is None and is_charge_garbled(call.headers, self._charge_header)
         balance = read_balance(call.headers)
         buckets = read_buckets(call.headers, now=time.time())
         return Reply(reading.text, reading.stop_reason, seconds, reading.usage, charge, balance, garbled, buckets)
 
-    def _refused(self, call: Call, prompt: Prompt, dialect: Dialect, refusal: Refusal) -> TransportError:
+    def _refused(self, call: Call, prompt: Prompt, dialect: Dialect, refusal: Refusal, *, cost: Any) -> TransportError:
         wait = read_retry_after({**refusal.hints, **call.headers}, now=time.time())
         setting = refused_setting(refusal, limit=dialect.limit)
         if setting is not None:
             keep = is_inside_schema(refusal) and without_patterns(prompt.schema) != prompt.schema
             name = self._dialects.refuse(setting, dialect, keep_schema=keep)
             if name is not None:
-                return self._failed(call, Failure.SETTING_REFUSED, refusal.message, setting=name)
+                return self._failed(call, Failure.SETTING_REFUSED, refusal.message, setting=name, cost=cost)
         failure, message = classify(refusal), refusal.message
         if call.status == 404 and failure is Failure.BAD_REQUEST:
             message = f"{message or 'not found'} (is the base URL right?)"
-        return self._failed(call, failure, message, retry_after=wait)
+        return self._failed(call, failure, message, retry_after=wait, cost=cost)
 
     def _failed(
         self,
@@ -181,6 +180,7 @@ class HttpTransport(ABC):
         *,
         retry_after: float | None = None,
         setting: str | None = None,
+        cost: Any = None,
     ) -> TransportError:
         status = "" if call.status is None else f"HTTP {call.status}: "
         return TransportError(
@@ -188,14 +188,16 @@ class HttpTransport(ABC):
             clean_message(f"{status}{message or failure}", secret=self._secret),
             status=call.status,
             retry_after=retry_after,
-            charge=self._charge(call),
+            charge=self._charge(call, cost),
             balance=read_balance(call.headers),
             setting=setting,
             buckets=read_buckets(call.headers, now=time.time()),
         )
 
-    def _charge(self, call: Call) -> Charge | None:
-        return read_charge(call.headers, self._charge_header)
+    def _charge(self, call: Call, cost: Any) -> Charge | None:
+        """What was told: by a header, else by the body's `cost`."""
+        told, usd = read_charge(call.headers, self._charge_header), read_usd(cost)
+        return Charge(usd, ChargeSource.BODY) if told is None and usd is not None else told
 
 
 class GatewayTransport(HttpTransport):

@@ -263,6 +263,26 @@ def test_verbose_logs_a_line_a_request(gateway: FakeTransport, capsys: pytest.Ca
     assert re.search(pattern, capsys.readouterr().err, re.MULTILINE)
 
 
+def test_an_input_that_lost_rows_after_it_was_checked_is_told(
+    gateway: FakeTransport, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Law 1: no row is dropped in silence, and the job is resumable once the input is whole again."""
+    source = Path(write_csv(Path("in.csv"), [f"text {number} " + "x" * 200 for number in range(2_000)]))
+    whole = source.read_bytes()
+
+    def connect(*_: Any, **__: Any) -> FakeTransport:
+        cut = whole.rindex(b"\n", 0, 2 * 65_536) + 1  # between two rows, so that what is left is a sound table
+        os.truncate(source, cut)
+        return gateway
+
+    monkeypatch.setattr(connections, "connect", connect)
+    assert label(str(source), "--output", "out.csv") == 4
+    rows = read_csv("out.csv")
+    assert f"in.csv: ended after {len(rows)} rows, and had 2000 when it was checked" in capsys.readouterr().err
+    assert {row["status"] for row in rows} == {"labelled"}
+    assert 0 < len(rows) < 2_000
+
+
 # Hostile texts
 
 TASK_FILE = """labels = ["spam", "ham"]

@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from decimal import Decimal
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -18,7 +19,10 @@ from packer.usage import Usage
 
 pytest.importorskip("instructor", reason="the extras anthropic and google are not installed")
 pytest.importorskip("anthropic", reason="the extra anthropic is not installed")
-pytest.importorskip("google.genai", reason="the extra google is not installed")
+
+GOOGLE = pytest.mark.skipif(
+    find_spec("google") is None or find_spec("google.genai") is None, reason="the extra google is not installed"
+)
 
 KEY = "sk-canary-0123456789abcdefghij"
 SCHEMA = {"type": "object", "properties": {"pack": {"type": "string", "pattern": "^[a-z]+$"}}}
@@ -26,7 +30,7 @@ SCHEMA = {"type": "object", "properties": {"pack": {"type": "string", "pattern":
 PROMPT = Prompt("Give labels as JSON.", 'pack: k7f2\n1. "{{ 7*7 }} https://e.example/a.png"', SCHEMA, 320)
 
 Ended = Reply | TransportError
-BOTH = pytest.mark.parametrize("kind", [AnthropicTransport, GoogleTransport])
+BOTH = pytest.mark.parametrize("kind", [AnthropicTransport, pytest.param(GoogleTransport, marks=GOOGLE)])
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +94,7 @@ def test_a_prompt_reaches_anthropic_as_it_is(monkeypatch: pytest.MonkeyPatch) ->
     assert "authorization" not in asked.headers
 
 
+@GOOGLE
 def test_a_prompt_reaches_google_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("GOOGLE_GENAI_USE_VERTEXAI", "true")
@@ -118,16 +123,22 @@ def test_a_message_is_a_reply_with_its_cached_tokens() -> None:
     assert reply == Reply("hi", StopReason.STOP, reply.seconds, Usage(430, 5, 400), charge)
 
 
+@GOOGLE
 def test_a_candidate_is_a_reply() -> None:
     reply = replied(GoogleTransport, Answer(candidate("hi")))
     assert reply == Reply("hi", StopReason.STOP, reply.seconds, Usage(30, 5))
 
 
+@BOTH
 @pytest.mark.parametrize("text", ['{"pack": "k7f2", "answers": ["1 spa', "no JSON at all", ""])
-def test_an_answer_that_no_validation_would_pass_comes_back_with_its_usage(text: str) -> None:
-    cut = replied(AnthropicTransport, Answer(message(text, stop="max_tokens")))
-    assert (cut.text, cut.stop_reason, cut.usage) == (text, StopReason.MAX_TOKENS, Usage(30, 5))
-    cut = replied(GoogleTransport, Answer(candidate(text, finish="MAX_TOKENS")))
+def test_an_answer_that_no_validation_would_pass_comes_back_with_its_usage(
+    kind: type[ProviderTransport], text: str
+) -> None:
+    said = {
+        AnthropicTransport: message(text, stop="max_tokens"),
+        GoogleTransport: candidate(text, finish="MAX_TOKENS"),
+    }
+    cut = replied(kind, Answer(said[kind]))
     assert (cut.text, cut.stop_reason, cut.usage) == (text, StopReason.MAX_TOKENS, Usage(30, 5))
 
 
@@ -158,6 +169,7 @@ def test_anthropics_errors_are_failures(said: Answer, failure: Failure, retry_af
     assert (error.failure, error.status, error.retry_after) == (failure, said.status, retry_after)
 
 
+@GOOGLE
 @pytest.mark.parametrize(
     ("said", "failure"),
     [
@@ -206,6 +218,7 @@ def test_what_anthropic_refuses_is_left_out() -> None:
     assert refused == ("response_format json_schema pattern", "response_format json_schema", "temperature")
 
 
+@GOOGLE
 def test_what_google_refuses_is_left_out() -> None:
     def reply(asked: Asked) -> Said:
         config = asked.body["generationConfig"]

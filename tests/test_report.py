@@ -1,6 +1,7 @@
 """`--report`: what the command did in numbers, as its document says, readable by its owner only."""
 
 import json
+import os
 import stat
 from decimal import Decimal
 from pathlib import Path
@@ -83,6 +84,30 @@ def test_a_report_is_its_owners_only_whatever_stood_there_before(monkeypatch: py
     run(monkeypatch)
     assert stat.S_IMODE(Path("report.json").stat().st_mode) == 0o600
     assert sorted(path.name for path in Path().iterdir()) == ["in.csv", "out.csv", "prompt-packer.db", "report.json"]
+
+
+def test_a_report_replaces_nothing_that_the_job_reads_and_no_device(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transport = make_transport(Task(["spam", "ham"]))
+    monkeypatch.setattr(connections, "connect", connect_to(transport))
+    Path("task.json").write_text('{"labels": ["spam", "ham"]}', encoding="utf-8")
+    Path("key.json").write_text("sk-1", encoding="utf-8")
+    Path("input.json").symlink_to("in.csv")
+    os.mkfifo("pipe.json")
+    before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+    label = ["label", "in.csv", "--text", "text", "--task", "task.json", "--model", "m", "--output", "out.csv", *PRICE]
+    for report, wanted in [
+        ("input.json", "the report is the input"),
+        ("./task.json", "the report is the task file"),
+        ("key.json", "the report is the key file"),
+        ("pipe.json", "expected a file, this is a pipe or a device"),
+    ]:
+        assert main([*label, "--api-key-file", "key.json", "--report", report]) == 2
+        assert wanted in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+    assert Path("pipe.json").is_fifo()
+    assert transport.prompts == []
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 
 from packer import failpoints
@@ -22,6 +23,7 @@ from packer.errors import (
     InputError,
     LedgerError,
     LedgerFull,
+    LedgerInUse,
     PriceError,
     StoppedError,
     TransportError,
@@ -796,6 +798,76 @@ def test_what_a_stream_that_is_left_has_read_ahead_is_not_bought() -> None:
     assert set(asked(transport).values()) == {1}
 
 
+@pytest.mark.parametrize("failure", [Failure.LOST, Failure.RATE_LIMITED, Failure.BAD_REQUEST])
+def test_a_request_that_fails_after_its_stream_was_left_is_not_made_again(failure: Failure) -> None:
+    """Law 3, in reverse: what nobody wants any more is not paid for, however its request ended."""
+    transport = FakeTransport(
+        TASK, parity, fault=lambda _, number: TransportError(failure, "no") if number < 2 else None
+    )
+
+    async def work() -> Result:
+        async with Runner(TASK, model="m", transport=transport, ledger=None) as runner:
+            stream = runner.stream(texts(20))
+            first = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(0.5)
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            await stream.aclose()
+            await asyncio.sleep(1000)
+            assert len(transport.prompts) == 1
+            # and it can be asked by whoever comes next
+            return await runner.submit(texts(20)[7])
+
+    assert FakeClock().run(work()).status is Status.LABELLED
+    assert len(transport.prompts) == 2
+
+
+def test_a_stream_that_is_left_during_its_look_up_buys_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    find, looking, found = Ledger.find, threading.Event(), threading.Event()
+
+    def slowly(self: Ledger, keys: Any) -> Any:
+        looking.set()
+        found.wait(5)
+        return find(self, keys)
+
+    monkeypatch.setattr(Ledger, "find", slowly)
+    transport = FakeTransport(TASK, parity, seconds=0)
+
+    async def work() -> Statistics:
+        async with Runner(TASK, model="m", transport=transport, ledger=None, linger=0.0) as runner:
+            stream = runner.stream(texts(100))
+            first = asyncio.ensure_future(anext(stream))
+            await asyncio.to_thread(looking.wait, 5)
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            found.set()
+            last = await runner.submit("the last one")
+            assert last.status is Status.LABELLED
+            return runner.statistics()
+
+    statistics = asyncio.run(work())
+    assert set(asked(transport)) == {"the last one"}
+    assert statistics.items == 1
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.5])
+def test_a_text_whose_caller_gives_up_is_not_bought(seconds: float) -> None:
+    transport = FakeTransport(TASK, parity)
+
+    async def work() -> int:
+        async with Runner(TASK, model="m", transport=transport, ledger=None, concurrency=1, linger=0.1) as runner:
+            before = asyncio.ensure_future(runner.submit("the one before"))
+            await asyncio.sleep(0.2)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(runner.submit("given up"), seconds)
+            await before
+            await asyncio.sleep(1000)
+            return runner.statistics().items
+
+    assert FakeClock().run(work()) == 1
+    assert set(asked(transport)) == {"the one before"}
+
+
 def test_a_copy_that_somebody_else_waits_for_is_bought_all_the_same() -> None:
     transport = FakeTransport(TASK, parity)
 
@@ -938,6 +1010,81 @@ def test_a_start_that_fails_leaves_the_ledger_free(tmp_path: Path) -> None:
     results, _ = run(texts(40), FakeTransport(TASK, parity), ledger=ledger)
     assert len(results) == 40
     assert kept.value is not None
+
+
+@pytest.mark.parametrize("step", ["open", "write", "close"])
+def test_who_is_cancelled_while_the_ledger_is_busy_leaves_it_free(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = {"open": "__init__", "write": "commit", "close": "end_job"}[step]
+    original, begun, go_on = getattr(Ledger, method), threading.Event(), threading.Event()
+
+    def slowly(self: Ledger, *given: Any, **named: Any) -> None:
+        begun.set()
+        go_on.wait(5)
+        original(self, *given, **named)
+
+    def runner() -> Runner:
+        return Runner(TASK, model="m", transport=FakeTransport(TASK, parity), ledger=tmp_path / "l.db")
+
+    async def work() -> None:
+        async def use() -> None:
+            async with runner() as entered:
+                async for _ in entered.stream(texts(20) if step == "write" else []):
+                    pass
+
+        with monkeypatch.context() as slow:
+            slow.setattr(Ledger, method, slowly)
+            using = asyncio.ensure_future(use())
+            await asyncio.to_thread(begun.wait, 5)
+            for _ in range(50):  # whatever it waits for next
+                using.cancel()
+                await asyncio.sleep(0)
+            asyncio.get_running_loop().call_later(0.05, go_on.set)
+            await asyncio.gather(using, return_exceptions=True)
+        await asyncio.to_thread(go_on.wait, 5)
+        for _ in range(50):  # the thread that was abandoned ends in its own time
+            try:
+                async with runner():
+                    return
+            except LedgerInUse:
+                await asyncio.sleep(0.05)
+        raise AssertionError("the ledger is in use for good")
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError])
+def test_a_stored_record_that_its_model_refuses_by_now_fails_alone(error: type[Exception], tmp_path: Path) -> None:
+    """A model's validators are no part of the fingerprint, and they are the user's code: they may raise anything."""
+    is_strict = False
+
+    class Length(pydantic.BaseModel):
+        length: int
+
+        @pydantic.field_validator("length")
+        @classmethod
+        def check(cls, length: int) -> int:
+            if is_strict and length == 6:
+                raise error("no longer")
+            return length
+
+    task = Task(record=Length)
+    transport = FakeTransport(task, lambda text: {"length": len(text)})
+
+    async def work(*given: str) -> list[Result]:
+        async with Runner(task, model="m", transport=transport, ledger=tmp_path / "l.db") as runner:
+            return [result async for result in runner.stream(given)]
+
+    assert {result.status for result in FakeClock().run(work("six is", "seventy"))} == {Status.LABELLED}
+    is_strict = True
+    six, seventy, fresh = FakeClock().run(work("six is", "seventy", "something new"))
+    assert (six.status, six.error) == (
+        Status.FAILED,
+        "the ledger's record for this text no longer passes the task's model",
+    )
+    assert (seventy.status, fresh.status) == (Status.LABELLED, Status.LABELLED)
+    assert len(transport.prompts) == 2
 
 
 def test_a_closed_runner_says_so() -> None:

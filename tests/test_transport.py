@@ -272,6 +272,19 @@ def test_a_reply_with_status_200_and_no_completion_is_a_failure(body: Any, failu
     assert (error.failure, error.status, error.charge) == (failure, 200, CHARGE)
 
 
+@pytest.mark.parametrize("code", [400, 403, 429, 502])
+def test_an_error_after_work_was_done_is_charged_what_its_body_tells(code: int) -> None:
+    """Law 4: a refusal that tells a cost was not for nothing."""
+    choice = {"error": {"code": code, "message": "stopped half way"}, "message": {"content": '{"pack": "k7'}}
+    usage = {"prompt_tokens": 50, "completion_tokens": 200, "cost": 0.02}
+    told = Charge(Decimal("0.02"), ChargeSource.BODY)
+    assert failed(Answer({"choices": [choice], "usage": usage})).charge == told
+    assert failed(Answer({"choices": [], "usage": usage})).charge == told
+    assert failed(Answer({"error": {"message": "no"}, "usage": usage}, code)).charge == told
+    assert failed(Answer({"choices": [choice], "usage": usage}, headers=CHARGED)).charge == CHARGE
+    assert failed(Answer({"choices": [choice], "usage": {"cost": -1}})).charge is None
+
+
 @pytest.mark.parametrize(
     ("said", "seconds"),
     [
