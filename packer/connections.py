@@ -65,7 +65,7 @@ def connect(
         if not re.fullmatch(r"[A-Za-z0-9._:@-]+", name):
             raise CallError(f"model: expected {provider}/ and a model's name, got {model[:80]!r}")
         key = key or _known_key(_KEY_OF_PROVIDER[provider], f"model {model}")
-        return PROVIDERS[provider](name, api_key=key, connections=connections)
+        return PROVIDERS[provider](name, api_key=key, connections=connections, charge_header=charge_header)
 
     url = check_url(OPENAI_URL if base_url is None else base_url)
     if base_url is None:

@@ -128,7 +128,7 @@ class TransportError(PackerError):
     `failure` is its kind. `status` is the HTTP status, None where there was no reply. `retry_after` is in
     seconds, None where the gateway gave none. `charge` is what the gateway says it took, None where it does
     not say. `setting` names the refused parameter of a SETTING_REFUSED. `buckets` is what it told of its limits, None
-    for nothing.
+    for nothing. `may_be_billed`: no charge can be read, and work was done or a charge was told, whatever the kind.
     """
 
     def __init__(
@@ -142,6 +142,7 @@ class TransportError(PackerError):
         balance: Decimal | None = None,
         setting: str | None = None,
         buckets: Buckets | None = None,
+        may_be_billed: bool = False,
     ) -> None:
         super().__init__(message)
         self.failure = failure
@@ -151,3 +152,4 @@ class TransportError(PackerError):
         self.balance = balance
         self.setting = setting
         self.buckets = buckets
+        self.may_be_billed = may_be_billed

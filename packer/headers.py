@@ -64,12 +64,16 @@ def read_charge(headers: Headers, name: str = CHARGE_HEADER) -> Charge | None:
 
 
 def is_charge_garbled(headers: Headers, name: str = CHARGE_HEADER) -> bool:
-    """Whether the header `name` came, and does not say what was taken: twice, or as no amount."""
-    return name.lower() in headers and _read_once(headers, name) is None
+    """Whether the header `name` came, and does not say what was taken: twice, or as no amount. An empty one is none."""
+    return any(value.strip() for value in headers.get(name.lower(), ())) and _read_once(headers, name) is None
 
 
 def read_balance(headers: Headers) -> Decimal | None:
-    """What is left on the account, in USD."""
+    """What is left on the account, in USD; less than nothing where it is overdrawn."""
+    told = headers.get(BALANCE_HEADER.lower(), ())
+    if len(told) == 1 and told[0].strip().startswith("-"):
+        owed = read_usd(told[0].strip()[1:])
+        return None if owed is None else -owed
     return _read_once(headers, BALANCE_HEADER)
 
 

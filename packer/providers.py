@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 from packer.dialects import Dialect, Dialects, Form
 from packer.errors import CallError
 from packer.exchange import Prompt
+from packer.headers import CHARGE_HEADER
 from packer.replies import Reading, read_candidate, read_message
 from packer.transport import PLACEHOLDER, HttpTransport
 
@@ -39,7 +40,15 @@ class ProviderTransport(HttpTransport):
     LIMIT: ClassVar[str]
     FORMS: ClassVar[tuple[Form, ...]]
 
-    def __init__(self, model: str, *, api_key: str, connections: int, base_url: str | None = None) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        api_key: str,
+        connections: int,
+        base_url: str | None = None,
+        charge_header: str = CHARGE_HEADER,
+    ) -> None:
         if not all(map(_is_installed, ("instructor", *self.MODULES))):
             extra = f"prompt-packer[{self.EXTRA}]"
             raise CallError(f"model {self.EXTRA}/{model}: needs an extra; install it with: pip install '{extra}'")
@@ -47,7 +56,7 @@ class ProviderTransport(HttpTransport):
 
         self._base_url = base_url or self.URL
         wire = Wire(self._base_url, {self.KEY_HEADER: api_key}, passed=self.PASSED, connections=connections)
-        super().__init__(wire, Dialects(self.FORMS, (self.LIMIT,)), secret=api_key)
+        super().__init__(wire, Dialects(self.FORMS, (self.LIMIT,)), secret=api_key, charge_header=charge_header)
         self._model = model
         self._create: Callable[..., Any] | None = None
 

@@ -58,13 +58,15 @@ class Failed:
     """No reply was read.
 
     `message` is the transport's; `retry_after` is in seconds, None where nothing was said. `charged`: the gateway told
-    what it took all the same, so that nothing is in doubt.
+    what it took all the same, so that nothing is in doubt. `may_be_billed`: it did not, and may have taken something,
+    even for what is free otherwise.
     """
 
     failure: Failure
     message: str
     retry_after: float | None = None
     charged: bool = False
+    may_be_billed: bool = False
 
 
 Outcome: TypeAlias = Answered | Failed
@@ -230,6 +232,11 @@ def _after_failure(outcome: Failed, *, rest: int, pack: PackRecord, job: JobReco
     match outcome.failure:
         case Failure.KEY_REFUSED | Failure.QUOTA | Failure.UNKNOWN_MODEL | Failure.UNTRUSTED:
             return Stop(f"{outcome.failure}: {outcome.message}")
+        case _ if doubt and job.failures >= _DOUBTS_IN_ROW:
+            # one pack after the other would be parked for a gateway that answers nobody
+            return Stop(f"{job.failures} requests in a row failed, the last one: {outcome.message}", doubt=True)
+        case _ if doubt:
+            return GiveUp(f"in doubt: {outcome.message}", doubt=True)
         case Failure.RATE_LIMITED:
             if outcome.retry_after is not None and outcome.retry_after > _LONGEST_WAIT:
                 return Stop(_asks_to_wait(outcome.retry_after, outcome.message))
@@ -249,11 +256,6 @@ def _after_failure(outcome: Failed, *, rest: int, pack: PackRecord, job: JobReco
             return GiveUp(f"refused: {outcome.message}")
         case Failure.MALFORMED if job.malformed >= _MALFORMED_IN_ROW:
             return Stop(f"{job.malformed} replies in a row were no chat completions: {outcome.message}")
-        case _ if doubt and job.failures >= _DOUBTS_IN_ROW:
-            # one pack after the other would be parked for a gateway that answers nobody
-            return Stop(f"{job.failures} requests in a row failed, the last one: {outcome.message}", doubt=True)
-        case _ if doubt:
-            return GiveUp(f"in doubt: {outcome.message}", doubt=True)
         case Failure.OVERLOADED | Failure.NOT_SENT | Failure.LOST | Failure.CONFLICT | Failure.CUT | Failure.MALFORMED:
             free = outcome.failure in {Failure.NOT_SENT, Failure.OVERLOADED}
             if pack.failures < (MAX_FREE_ATTEMPTS if free else MAX_ATTEMPTS):
@@ -291,6 +293,8 @@ def book(outcome: Outcome) -> Booking:
     match outcome:
         case Answered() | Failed(failure=Failure.MALFORMED):
             return Booking.RESERVE
+        case Failed(may_be_billed=True):
+            return Booking.DOUBT
         case Failed(failure=Failure.OVERLOADED | Failure.LOST | Failure.CONFLICT | Failure.CUT):
             return Booking.DOUBT
         case Failed():

@@ -208,7 +208,7 @@ def clean_message(text: str, *, secret: str | None) -> str:
 
     A part is 8 characters in a row, or the whole secret where it is shorter.
     """
-    text = _mask(text[:_LONGEST_READ], secret) if secret else text[:_LONGEST_READ]
+    text = mask_secret(text[:_LONGEST_READ], secret)
     text = " ".join(text.split())
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:LONGEST_MESSAGE])
     return (
@@ -216,9 +216,12 @@ def clean_message(text: str, *, secret: str | None) -> str:
     )
 
 
-def _mask(text: str, secret: str) -> str:
-    size = min(8, len(secret))
-    parts = {secret[start : start + size] for start in range(len(secret) - size + 1)}
+def mask_secret(text: str, secret: str | None) -> str:
+    """`text` with `[key]` in the place of every part of `secret`: 8 characters in a row, or the whole where shorter."""
+    size = min(8, len(secret or ""))
+    parts = {secret[start : start + size] for start in range(len(secret) - size + 1)} if secret else set()
+    if not any(part in text for part in parts):
+        return text
     shown, hidden, end = [], False, 0
     for place, character in enumerate(text):
         if text[place : place + size] in parts:

@@ -57,6 +57,11 @@ def read_cost(body: Any) -> Any:
     return _dict(_dict(body).get("usage")).get("cost")
 
 
+def has_usage(body: Any) -> bool:
+    """Whether tokens were counted: an error that comes with them came after work was done."""
+    return any(isinstance(count, int) and count > 0 for count in _dict(_dict(body).get("usage")).values())
+
+
 def read_completion(body: Any) -> Reading | None:
     """A chat completion."""
     body = _dict(body)

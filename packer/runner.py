@@ -140,7 +140,11 @@ class Runner:
         self._ended_after: float | None = None
         self._dispatcher = asyncio.create_task(self._dispatch())
         self._dispatcher.add_done_callback(self._finished)
-        self._emit(JobStarted(self._number, self.model, self.task.fingerprint))
+        try:
+            self._emit(JobStarted(self._number, self.model, self.task.fingerprint))
+        except BaseException:  # a Ctrl-C inside the listener: nobody will leave what was not entered
+            await self._close()
+            raise
         return self
 
     async def __aexit__(

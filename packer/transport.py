@@ -26,8 +26,16 @@ from packer.headers import (
     read_retry_after,
     read_usd,
 )
-from packer.refusals import Refusal, classify, clean_message, is_inside_schema, read_refusal, refused_setting
-from packer.replies import Reading, read_completion, read_cost, read_error
+from packer.refusals import (
+    Refusal,
+    classify,
+    clean_message,
+    is_inside_schema,
+    mask_secret,
+    read_refusal,
+    refused_setting,
+)
+from packer.replies import Reading, has_usage, read_completion, read_cost, read_error
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -142,12 +150,12 @@ class HttpTransport(ABC):
         if call.status != 200 or (error_body := read_error(body)) is not None:
             told = error_body if call.status == 200 else body
             refusal = read_refusal(call.status, told if told is not None else _text(call))
-            raise self._refused(call, prompt, dialect, refusal, cost=read_cost(body))
+            raise self._refused(call, prompt, dialect, refusal, told=body)
         reading = self._read(body)
         if reading is None:
             failure = Failure.CUT if broken else Failure.MALFORMED
             wanted = f"expected a completion, got {_text(call)[:100]!r}"
-            raise self._failed(call, failure, wanted, cost=read_cost(body))
+            raise self._failed(call, failure, wanted, told=body)
         if reading.usage is not None and reading.usage.output_tokens > prompt.max_tokens + _MISCOUNT:
             # Older servers take an unknown name for the limit in silence, and no reserve would be a bound any more
             self._dialects.refuse(dialect.limit, dialect, keep_schema=False)
@@ -157,20 +165,21 @@ class HttpTransport(ABC):
         garbled = charge is None and is_charge_garbled(call.headers, self._charge_header)
         balance = read_balance(call.headers)
         buckets = read_buckets(call.headers, now=time.time())
-        return Reply(reading.text, reading.stop_reason, seconds, reading.usage, charge, balance, garbled, buckets)
+        text = mask_secret(reading.text, self._secret)
+        return Reply(text, reading.stop_reason, seconds, reading.usage, charge, balance, garbled, buckets)
 
-    def _refused(self, call: Call, prompt: Prompt, dialect: Dialect, refusal: Refusal, *, cost: Any) -> TransportError:
+    def _refused(self, call: Call, prompt: Prompt, dialect: Dialect, refusal: Refusal, *, told: Any) -> TransportError:
         wait = read_retry_after({**refusal.hints, **call.headers}, now=time.time())
         setting = refused_setting(refusal, limit=dialect.limit)
         if setting is not None:
             keep = is_inside_schema(refusal) and without_patterns(prompt.schema) != prompt.schema
             name = self._dialects.refuse(setting, dialect, keep_schema=keep)
             if name is not None:
-                return self._failed(call, Failure.SETTING_REFUSED, refusal.message, setting=name, cost=cost)
+                return self._failed(call, Failure.SETTING_REFUSED, refusal.message, setting=name, told=told)
         failure, message = classify(refusal), refusal.message
         if call.status == 404 and failure is Failure.BAD_REQUEST:
             message = f"{message or 'not found'} (is the base URL right?)"
-        return self._failed(call, failure, message, retry_after=wait, cost=cost)
+        return self._failed(call, failure, message, retry_after=wait, told=told)
 
     def _failed(
         self,
@@ -180,18 +189,22 @@ class HttpTransport(ABC):
         *,
         retry_after: float | None = None,
         setting: str | None = None,
-        cost: Any = None,
+        told: Any = None,
     ) -> TransportError:
+        """`told` is the reply's JSON, None where there is none."""
         status = "" if call.status is None else f"HTTP {call.status}: "
+        charge = self._charge(call, read_cost(told))
+        worked = (call.status == 200 and has_usage(told)) or is_charge_garbled(call.headers, self._charge_header)
         return TransportError(
             failure,
             clean_message(f"{status}{message or failure}", secret=self._secret),
             status=call.status,
             retry_after=retry_after,
-            charge=self._charge(call, cost),
+            charge=charge,
             balance=read_balance(call.headers),
             setting=setting,
             buckets=read_buckets(call.headers, now=time.time()),
+            may_be_billed=charge is None and worked,
         )
 
     def _charge(self, call: Call, cost: Any) -> Charge | None:

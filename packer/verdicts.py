@@ -96,7 +96,13 @@ def judge(
     told = ended.charge if ended.charge is not None and is_amount(ended.charge.usd) else None
     booked = partial(_book, request, told, price=requests.price, free=free)
     if isinstance(ended, TransportError):
-        failed = Failed(ended.failure, str(ended), ended.retry_after, charged=told is not None)
+        failed = Failed(
+            ended.failure,
+            str(ended),
+            ended.retry_after,
+            charged=told is not None,
+            may_be_billed=ended.may_be_billed,
+        )
         state, charge = booked(failed, None)
         words = f"{ended.failure}: {ended}"
         buckets = ended.buckets or NO_BUCKETS

@@ -176,6 +176,9 @@ def test_the_charge_header_has_the_name_that_was_given() -> None:
 def test_a_balance_is_read_like_a_charge() -> None:
     assert read_balance(read_headers([("x-mdb-balance-usd", "49.872")])) == Decimal("49.872")
     assert read_balance(read_headers([("x-mdb-balance-usd", "?")])) is None
+    assert read_balance(read_headers([("x-mdb-balance-usd", "-0.5")])) == Decimal("-0.5"), "overdrawn"
+    assert read_balance(read_headers([("x-mdb-balance-usd", "--0.5")])) is None
+    assert read_balance(read_headers([("x-mdb-balance-usd", "-0.5")] * 2)) is None
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,19 @@ def test_a_prompt_reaches_google_as_it_is(monkeypatch: pytest.MonkeyPatch) -> No
     assert asked.headers["x-goog-api-key"] == KEY
 
 
+@BOTH
+def test_the_charge_header_has_the_name_that_was_given(kind: type[ProviderTransport]) -> None:
+    async def run() -> TransportError:
+        async with GatewayServer([Answer({"error": {}}, 500, {"X-Cost": "0.5"})]) as server:
+            transport = kind("some-model", api_key=KEY, connections=1, base_url=server.url, charge_header="X-Cost")
+            with pytest.raises(TransportError) as failed:
+                await transport.send(PROMPT, deadline=5)
+            await transport.aclose()
+            return failed.value
+
+    assert asyncio.run(run()).charge == Charge(Decimal("0.5"), ChargeSource.HEADER)
+
+
 def test_a_message_is_a_reply_with_its_cached_tokens() -> None:
     usage = {
         "input_tokens": 10,

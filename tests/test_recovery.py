@@ -300,6 +300,14 @@ def test_under_hold_what_is_in_doubt_is_not_asked_again(failure: Failure) -> Non
     assert step == GiveUp("in doubt: reset", doubt=True)
 
 
+@pytest.mark.parametrize("failure", [Failure.RATE_LIMITED, Failure.BAD_REQUEST, Failure.SETTING_REFUSED])
+def test_a_refusal_that_may_have_been_billed_is_in_doubt(failure: Failure) -> None:
+    told = Failed(failure, "no", may_be_billed=True)
+    assert book(told) is Booking.DOUBT
+    assert step_after(told, hold=True) == GiveUp("in doubt: no", doubt=True)
+    assert not isinstance(step_after(told, hold=False), GiveUp) or failure is Failure.BAD_REQUEST
+
+
 @pytest.mark.parametrize(
     ("failure", "booking"),
     [

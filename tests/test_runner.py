@@ -1002,6 +1002,19 @@ def test_a_listener_that_raises_costs_no_paid_answer(tmp_path: Path) -> None:
         assert not list(ledger.attempts_in_doubt())
 
 
+def test_an_interrupt_inside_the_first_call_of_a_listener_leaves_the_ledger_free(tmp_path: Path) -> None:
+    class Interrupt(BaseException):
+        """As Ctrl-C's, which the test's own loop would take for its own."""
+
+    def listen(event: Event) -> None:
+        raise Interrupt
+
+    with pytest.raises(Interrupt):
+        run(["a"], FakeTransport(TASK, parity), ledger=tmp_path / "l.db", on_event=listen)
+    results, _ = run(["a"], FakeTransport(TASK, parity), ledger=tmp_path / "l.db")
+    assert results[0].label == "odd"
+
+
 def test_a_start_that_fails_leaves_the_ledger_free(tmp_path: Path) -> None:
     ledger = tmp_path / "l.db"
     run(texts(20), FakeTransport(TASK, parity), ledger=ledger)

@@ -283,6 +283,31 @@ def test_an_error_after_work_was_done_is_charged_what_its_body_tells(code: int) 
     assert failed(Answer({"error": {"message": "no"}, "usage": usage}, code)).charge == told
     assert failed(Answer({"choices": [choice], "usage": usage}, headers=CHARGED)).charge == CHARGE
     assert failed(Answer({"choices": [choice], "usage": {"cost": -1}})).charge is None
+    assert failed(Answer({"choices": [choice], "usage": {"cost": -1}})).may_be_billed is False
+
+
+@pytest.mark.parametrize(
+    ("answer", "may_be_billed"),
+    [
+        (Answer({"error": {"message": "no"}}, status=429), False),
+        (Answer({"error": {"message": "no"}}, status=429, headers={"X-MDB-Charged-USD": ""}), False),
+        (Answer({"error": {"message": "no"}}, status=429, headers={"X-MDB-Charged-USD": "0"}), False),
+        (Answer({"error": {"message": "no"}}, status=429, headers={"X-MDB-Charged-USD": "-1"}), True),
+        (Answer({"error": {"message": "no"}}, status=400, headers=[("X-MDB-Charged-USD", "1")] * 2), True),
+        (Answer({"error": {"message": "no", "code": 429}, "usage": {"prompt_tokens": 9}}), True),
+        (Answer({"error": {"message": "no", "code": 429}, "usage": {"prompt_tokens": 9, "cost": 0.1}}), False),
+        (Answer({"error": {"message": "no", "code": 429}, "usage": {"prompt_tokens": 0}}), False),
+    ],
+)
+def test_a_refusal_may_have_been_billed_where_work_was_done_or_a_charge_cannot_be_read(
+    answer: Answer, may_be_billed: bool
+) -> None:
+    assert failed(answer).may_be_billed is may_be_billed
+
+
+def test_a_model_that_repeats_the_key_is_not_repeated() -> None:
+    told = completion(json.dumps({"pack": "k", "answers": [f"1 it is {KEY}, and {KEY[3:15]} too"]}))
+    assert replied(Answer(told)).text == '{"pack": "k", "answers": ["1 it is [key], and [key] too"]}'
 
 
 @pytest.mark.parametrize(
