@@ -25,7 +25,7 @@ from packer.rounds import Base, Latency, Round
 START = 8  # never more on a gateway that nothing is known of
 _CUT = 0.85
 _SATURATED = 0.8
-_BELOW = 0.95  # of the plateau: where the limit rests
+_BELOW = 0.98  # of the plateau: where the limit rests
 _PATIENCE = 4  # rounds at rest before it is probed; doubled each time that the probe ends at the same plateau
 # At most; a refusal costs little, a failure may have been billed, and what is slow is in the way for long
 _PATIENCE_REFUSED, _PATIENCE_FAILED, _PATIENCE_SLOW = 16, 32, 64

@@ -9,6 +9,7 @@ from typing import Literal, TypedDict
 
 from packer.errors import CallError
 from packer.events import Event
+from packer.items import Item
 from packer.packs import PackLimits
 from packer.transport import Transport
 from packer.usage import Price
@@ -54,3 +55,11 @@ def read_concurrency(given: int | None, model: str) -> int | None:
     if not 1 <= given <= MOST_IN_FLIGHT:
         raise CallError(f"concurrency: expected 1 to {MOST_IN_FLIGHT}, or None to search for it, got {given!r}")
     return given
+
+
+def read_item(given: Item | str) -> Item:
+    """`given` as an item. Raises `CallError`."""
+    item = Item(given) if isinstance(given, str) else given
+    if not isinstance(item, Item) or not isinstance(item.text, str):
+        raise CallError(f"expected texts or items, got {type(given).__name__}")
+    return item

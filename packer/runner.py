@@ -41,7 +41,7 @@ from packer.journal import Journal
 from packer.lanes import Lane
 from packer.ledger import Ledger
 from packer.limiter import Limiter
-from packer.options import MOST_IN_FLIGHT, read_concurrency, read_usd
+from packer.options import MOST_IN_FLIGHT, read_concurrency, read_item, read_usd
 from packer.packs import UNTRUSTED_ITEMS, PackLimits
 from packer.pricing import find_price, refuse_unpriced
 from packer.requests import PARAMETERS, Requests, make_keys, name_job
@@ -199,7 +199,7 @@ class Runner:
         A text whose caller gives up (a time-out round this call) is not bought; what is in flight is kept.
         """
         news = asyncio.Event()
-        slot = Slot(_as_item(item), wake=news.set)
+        slot = Slot(read_item(item), wake=news.set)
         self._lingering.append(slot)
         if len(self._lingering) >= self._job.sizer.size:
             self._send_lingering()
@@ -300,7 +300,7 @@ class Runner:
         self._feeding += 1
         try:
             async for taken in slices(items, size=_SLICE, patience=self._linger):
-                fresh = [Slot(_as_item(item)) for item in taken]
+                fresh = [Slot(read_item(item)) for item in taken]
                 lane.add(fresh)
                 # the runner's task, not this one's: a stream that is left must not leave its texts half registered
                 await asyncio.shield(self._start(self._register(fresh)))
@@ -443,10 +443,3 @@ class Runner:
 @functools.cache
 def _standing_adapter() -> pydantic.TypeAdapter[Statistics]:
     return pydantic.TypeAdapter(Statistics)
-
-
-def _as_item(given: Item | str) -> Item:
-    item = Item(given) if isinstance(given, str) else given
-    if not isinstance(item, Item) or not isinstance(item.text, str):
-        raise CallError(f"expected texts or items, got {type(given).__name__}")
-    return item

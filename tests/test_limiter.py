@@ -108,9 +108,9 @@ def test_after_a_cut_it_returns_to_just_under_the_knee_and_probes_slowly() -> No
         limits.append(client.limiter.limit)
         client.succeed(1)
     assert limits[0] == 51
-    assert 4 <= limits.count(57) <= 6
-    assert limits[-1] > 57
-    assert all(later - earlier in {0, 1, 2, 4, 6} for earlier, later in pairwise(limits))
+    assert 4 <= limits.count(59) <= 6
+    assert limits[-1] > 59
+    assert all(later - earlier in {0, 1, 2, 4, 8} for earlier, later in pairwise(limits))
 
 
 def test_a_probe_that_ends_where_the_one_before_did_waits_longer_for_the_next() -> None:

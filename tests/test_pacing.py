@@ -103,6 +103,13 @@ def test_a_bucket_of_another_size_is_another_bucket() -> None:
     assert pacer.wait(40.0, 0) == pytest.approx(0.105)
 
 
+def test_a_full_bucket_says_nothing_of_how_fast_it_fills() -> None:
+    pacer = Pacer()
+    pacer.told(0.0, pacer.sent(0.0, 0), requests(60))
+    pacer.told(100.0, pacer.sent(100.0, 0), requests(0))
+    assert pacer.wait(100.0, 0) == pytest.approx(1.05)
+
+
 class Gateway:
     """A real bucket that somebody else empties too, `delay` seconds away in each direction."""
 
