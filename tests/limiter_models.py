@@ -4,10 +4,13 @@ A request takes its time at the speed that the gateway has with what is in it; t
 """
 
 import heapq
+import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from limiter_controllers import Controller
 
 from packer.exchange import Bucket as Told
 from packer.exchange import Buckets
@@ -146,8 +149,8 @@ class Trace:
         return (total + value * (until - before)) / (until - since)
 
 
-def simulate(gateway: Gateway, limiter: Limiter, *, seconds: float, seed: int) -> Trace:
-    """Send to `gateway` whatever `limiter` lets through, for so many simulated seconds."""
+def simulate(gateway: Gateway, limiter: Limiter | Controller, *, seconds: float, seed: int) -> Trace:
+    """Send to `gateway` whatever `limiter` lets through, for so many simulated seconds. Only ours reads headers."""
     rng = random.Random(seed)
     trace, now, virtual = Trace(), 0.0, 0.0
     working: list[tuple[float, int, float, float]] = []  # (finished at this virtual time, number, sent at, tokens)
@@ -166,7 +169,7 @@ def simulate(gateway: Gateway, limiter: Limiter, *, seconds: float, seed: int) -
         wait = max(
             0.0 if requests is None else requests.take(1, now), 0.0 if tokens is None else tokens.take(size, now)
         )
-        if gateway.tells:
+        if gateway.tells and isinstance(limiter, Limiter):
             told = Buckets(requests.told() if requests else None, tokens.told() if tokens else None)
             marks[trace.sent] = pacer.sent(now, int(size)), told
         full = held + waiting + (failing if gateway.over == "crowd" else 0) >= at(gateway.slots, now)
@@ -316,3 +319,23 @@ GATEWAYS: dict[str, Gateway] = (
         "600k tokens a minute, told": Gateway(ideal=steady(10), tokens_per_minute=600_000, tells=True),
     }
 )
+
+
+def three_seconds(rng: random.Random) -> float:
+    """About 3, with the tail of a language model: mean 3.14."""
+    return rng.lognormvariate(math.log(3.0), 0.3)
+
+
+_RIGHT = 60 / 3.14  # answers a second, at 60 in flight
+_SQUEEZE: Schedule = ((0.0, 60.0), (200.0, 20.0), (400.0, 60.0))
+# The right limit is 60, for ten minutes
+COMPARED: Mapping[str, Gateway] = {
+    "hard cap": Gateway(steady(_RIGHT), three_seconds, slots=steady(60), over="refuse"),
+    "RPM bucket": Gateway(steady(_RIGHT), three_seconds, per_minute=60 * _RIGHT, tells=True),
+    "TPM bucket": Gateway(steady(_RIGHT), three_seconds, tokens_per_minute=60_000 * _RIGHT, tells=True),
+    "queue": Gateway(steady(_RIGHT), three_seconds, slots=steady(60), over="wait"),
+    "60, 20, 60": Gateway(
+        tuple((since, slots / 3.14) for since, slots in _SQUEEZE), three_seconds, slots=_SQUEEZE, over="refuse"
+    ),
+    "shared account": Gateway(steady(_RIGHT), three_seconds, per_minute=120 * _RIGHT, tells=True, others=0.5),
+}
