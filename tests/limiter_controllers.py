@@ -3,6 +3,7 @@
 Each follows its published rule; the constants are its authors'. A wait that is told by a refusal is kept by all.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,7 +97,7 @@ class Gradient2(Controller):
         self.size = min(256.0, max(1.0, 0.8 * self.size + 0.2 * (self.size * gradient + 4)))
 
 
-CONTROLLERS = {
+CONTROLLERS: Mapping[str, Callable[[], Controller]] = {
     "fixed 16": Controller,
     "fixed 120": lambda: Controller(120.0),
     "AIMD": Aimd,

@@ -6,7 +6,8 @@
 import asyncio
 
 import pytest
-from limiter_models import CLIFFS, GATEWAYS, MEAN, NONE, Gateway, Trace, simulate, steady
+from limiter_controllers import CONTROLLERS, Controller
+from limiter_models import CLIFFS, COMPARED, GATEWAYS, MEAN, NONE, Gateway, Trace, simulate, steady
 
 from packer.errors import Failure, TransportError
 from packer.exchange import Prompt, Reply
@@ -142,3 +143,20 @@ def test_a_job_on_a_gateway_with_a_cliff_has_the_results_of_one_without() -> Non
     assert cliff == plain
     assert None not in plain
     assert seconds < 6000 / 20 / 0.8
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_no_other_controller_is_both_as_quick_and_as_seldom_refused(name: str) -> None:
+    gateway = COMPARED[name]
+
+    def measure(controller: Limiter | Controller) -> tuple[float, float]:
+        trace = simulate(gateway, controller, seconds=600, seed=0)
+        return trace.share(gateway, 60, 600), 1000 * len(trace.refusals) / len(trace.answers)
+
+    share, refused = measure(Limiter())
+    # what has moved is found again by being refused
+    assert share >= (0.8 if name == "60, 20, 60" else 0.95)
+    assert refused <= (12 if name == "60, 20, 60" else 5)
+    for other in CONTROLLERS.values():
+        others_share, others_refused = measure(other())
+        assert others_share < share - 0.02 or others_refused >= refused
