@@ -11,6 +11,7 @@ import csv
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -136,6 +137,7 @@ class Labelling:
             "OPENAI_BASE_URL": gateway.url,
             "PYTHONPATH": str(BENCH / "peers" / "shared"),
             "HOME": str(folder),
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it waits for a download
             "NO_COLOR": "1",
             "TERM": "dumb",
         }
@@ -155,10 +157,14 @@ class Labelling:
         """Whether it has not ended."""
         return self._process.poll() is None
 
-    def kill(self) -> None:
-        """SIGKILL."""
-        self._process.kill()
-        self._process.communicate()
+    def kill(self, number: int = signal.SIGKILL, *, seconds: float = 60) -> None:
+        """Send it a signal, and SIGKILL where it has not ended so many seconds later."""
+        self._process.send_signal(number)
+        try:
+            self._process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
 
     def wait(self, seconds: float) -> Run:
         """How it ended; it is killed after `seconds`."""
