@@ -113,11 +113,15 @@ def running_gateway(texts: dict[str, str], folder: Path, *options: str) -> Itera
 
 @dataclass
 class Run:
-    """What became of a side: `labelled` of its texts, in `seconds` from start to end; `trouble` where it failed."""
+    """What became of a side: `labelled` of its texts, in `seconds` from start to end; `trouble` where it failed.
+
+    `stopped`: it had not ended in time, and nobody knows what it has labelled.
+    """
 
     labelled: int = 0
     seconds: float = 0.0
     trouble: str = ""
+    stopped: bool = False
 
 
 class Labelling:
@@ -149,6 +153,8 @@ class Labelling:
             stdin=subprocess.DEVNULL,
             cwd=folder,
             env=environment,
+            # what runs in a shell's background ignores SIGINT, and so would its children
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             text=True,
         )
 
@@ -172,7 +178,7 @@ class Labelling:
             said, _ = self._process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             self.kill()
-            return Run(seconds=seconds, trouble=f"stopped after {seconds:.0f} s")
+            return Run(seconds=seconds, trouble=f"stopped after {seconds:.0f} s", stopped=True)
         taken = time.monotonic() - self._began
         try:
             return Run(json.loads(said.splitlines()[-1])["labelled"], taken)

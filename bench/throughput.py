@@ -5,7 +5,8 @@ request, 429 beyond. queue: 60 slots, 1 s a request, what comes beyond waits. A 
 time is from the first request to the last answer on the gateway's clock; `start` is what comes before and after that,
 imports above all. Ours, saturate and ondine find out how many requests to have in flight; the recipe has 10; the others
 are told a number that somebody who does not know the gateway might choose (`--in-flight`). `given up` are texts that
-ended without a label. `--seconds` scales the time a request takes; what sides wait between attempts does not scale.
+ended without a label; where there are any, the time is not compared. `--seconds` scales the time that a request takes;
+what sides wait between attempts does not scale.
 """
 
 import argparse
@@ -60,10 +61,12 @@ def main() -> None:
             taken = counts["seconds"]
             ours = taken if side.name == OURS else ours
             refused = counts["statuses"].get("429", 0)
-            lost = len(texts) - (run.labelled or counts["texts"])
-            share = f"{taken / ours:8.2f}x" if ours else f"{'':9}"
+            lost = len(texts) - (counts["texts"] if run.stopped else run.labelled)
+            shares = f"{best / taken:9.0%}" + (f"{taken / ours:8.2f}x" if ours else f"{'':9}")
+            if lost:
+                shares = f"{'-':>9}{'-':>9}"
             print(
-                f"{side.name:18}{taken:9.1f}{best / taken:9.0%}{share}{refused:9}{lost:>10}{run.seconds - taken:8.1f}"
+                f"{side.name:18}{taken:9.1f}{shares}{refused:9}{lost:>10}{run.seconds - taken:8.1f}"
                 + (f"\n{'':4}{run.trouble}" if run.trouble else ""),
                 flush=True,
             )

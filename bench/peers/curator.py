@@ -1,6 +1,7 @@
 """curator: an `LLM` with its OpenAI back end, and its cache on disk, from which it resumes.
 
-It paces itself by a gateway's headers; where there are none it would send 200 requests a minute, so it is told of more.
+It paces itself by a gateway's headers; where there are none it would send 200 requests and 100,000 tokens a minute, so
+it is told of more.
 
 Its token counter wants a vocabulary that it would download; litellm, which it brings along, has it in a file.
 """
@@ -25,11 +26,17 @@ class Labeller(curator.LLM):
         return [{"label": response}]
 
 
-pace = {} if ORDER.headers else {"max_requests_per_minute": 100_000, "max_tokens_per_minute": 1_000_000_000}
+pace = {} if ORDER.headers else {"max_requests_per_minute": 100_000}
 labeller = Labeller(
     model_name=MODEL,
     backend="openai",
-    backend_params={"base_url": ORDER.url, "api_key": ORDER.key, "max_concurrent_requests": ORDER.in_flight, **pace},
+    backend_params={
+        "base_url": ORDER.url,
+        "api_key": ORDER.key,
+        "max_concurrent_requests": ORDER.in_flight,
+        "max_tokens_per_minute": 1_000_000_000,
+        **pace,
+    },
     system_prompt=ORDER.instructions,
 )
 answers = labeller([{"text": text} for text in TEXTS], working_dir=str(FOLDER / "cache"))
