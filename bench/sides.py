@@ -154,7 +154,7 @@ class Labelling:
             cwd=folder,
             env=environment,
             # what runs in a shell's background ignores SIGINT, and so would its children
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  no threads here
             text=True,
         )
 
