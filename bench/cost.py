@@ -46,13 +46,13 @@ def main() -> None:
     texts = read_texts(options.table, options.texts)
     floor = sum(len(text.encode()) for text in texts) / BYTES / len(texts) * INPUT + OUTPUT
     print(f"USD a million messages; {len(texts)} messages, {describe_machine()}")
-    print(f"{'':28}{'packs of':>9}{'no schema':>11}{'schema':>8}{'sum':>8}{'of ours':>9}{'labelled':>9}")
+    print(f"{'':18}{'packs of':>9}{'no schema':>11}{'schema':>8}{'sum':>8}{'of ours':>9}{'labelled':>9}")
     ours, parts = 0.0, []
     for side in choose(options.sides):
         for pack in PACKS if side.name == OURS else (20,) if side.packs else (1,):
             counted, run = measure(side, texts, pack)
             if not run.labelled:
-                print(f"{side.name:28}not measured: {run.trouble}", flush=True)
+                print(f"{side.name:18}not measured: {run.trouble}", flush=True)
                 continue
             usd = {name: count / BYTES / len(texts) * INPUT for name, count in counted.items()}
             usd["answers"] *= OUTPUT / INPUT
@@ -63,10 +63,10 @@ def main() -> None:
                 parts.append((pack, counted["requests"], usd))
             share = f"{total / ours:8.2f}x"
             print(
-                f"{side.name:28}{pack:9}{plain:11.2f}{usd['schema']:8.2f}{total:8.2f}{share}{run.labelled:9}",
+                f"{side.name:18}{pack:9}{plain:11.2f}{usd['schema']:8.2f}{total:8.2f}{share}{run.labelled:9}",
                 flush=True,
             )
-    print(f"{'floor':28}{'':9}{floor:11.2f}{0:8.2f}{floor:8.2f}{floor / (ours or floor):8.2f}x")
+    print(f"{'floor':18}{'':9}{floor:11.2f}{0:8.2f}{floor:8.2f}{floor / (ours or floor):8.2f}x")
     print("\nWhere ours goes, in USD a million messages")
     names = ("guideline", "labels, rules", "schema", "lines", "texts", "answers", "sum")
     print(f"{'packs of':9}" + "".join(f"{name:>{max(9, len(name) + 1)}}" for name in names))
