@@ -98,7 +98,7 @@ class FakeClock:
     """
 
     def __init__(self) -> None:
-        self._loop = _JumpingLoop()
+        self._loop = JumpingLoop()
 
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """The result of `work`. Raises `RuntimeError` where it waits for something that can never happen."""
@@ -111,13 +111,16 @@ class FakeClock:
         return self._loop.time()
 
 
-class _JumpingLoop(asyncio.SelectorEventLoop):
+class JumpingLoop(asyncio.SelectorEventLoop):
+    """The loop of `FakeClock`, for tests whose threads take a time of their own."""
+
     def __init__(self) -> None:
-        self._now = 0.0
-        super().__init__(_JumpingSelector(self._jump))
+        self.now = 0.0
+        super().__init__(_JumpingSelector(self.jump))
 
     def time(self) -> float:
-        return self._now
+        """Seconds since the loop began."""
+        return self.now
 
     def run_in_executor(  # type: ignore[override]  # typeshed's is generic over args
         self,
@@ -125,6 +128,7 @@ class _JumpingLoop(asyncio.SelectorEventLoop):
         func: Callable[..., Any],
         *args: Any,
     ) -> asyncio.Future[Any]:
+        """The result of `func`, which runs at once."""
         future = self.create_future()
         try:
             future.set_result(func(*args))
@@ -132,10 +136,11 @@ class _JumpingLoop(asyncio.SelectorEventLoop):
             future.set_exception(error)
         return future
 
-    def _jump(self, seconds: float | None) -> None:
+    def jump(self, seconds: float | None) -> None:
+        """Go to what is due next. Raises `RuntimeError` where nothing is."""
         if seconds is None:
             raise RuntimeError("everybody waits and nothing is due")
-        self._now += max(0.0, seconds)
+        self.now += max(0.0, seconds)
 
 
 class _JumpingSelector(selectors.SelectSelector):

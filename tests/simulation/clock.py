@@ -6,10 +6,11 @@ in the meantime comes first, as it may where threads are real.
 
 import asyncio
 import random
-import selectors
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, TypeVar
+
+from packer.testing import JumpingLoop
 
 _T = TypeVar("_T")
 _MOST_STEPS = 300_000  # of the loop: a job that takes more will never end
@@ -19,24 +20,19 @@ class Killed(KeyboardInterrupt):
     """The process is gone. asyncio lets no task catch this: it leaves the loop at once, as SIGKILL would."""
 
 
-class Endless(Exception):
-    """The job goes on for ever, or waits for what can never happen."""
+class Endless(RuntimeError):
+    """The job goes on for ever."""
 
 
-class SimulatedLoop(asyncio.SelectorEventLoop):
+class SimulatedLoop(JumpingLoop):
     """A loop without a clock. `thread_seconds` gives the time that a piece of a thread's work takes."""
 
     def __init__(self, thread_seconds: Callable[[], float]) -> None:
-        self.now = 0.0
+        super().__init__()
         self.is_dead = False
         self._steps = 0
         self._thread_seconds = thread_seconds
         self._busy_until: dict[int, float] = {}
-        super().__init__(_Selector(self._jump))
-
-    def time(self) -> float:
-        """Seconds since the loop began."""
-        return self.now
 
     def run_in_executor(  # type: ignore[override]  # typeshed's is generic over args
         self, executor: Executor | None, func: Callable[..., Any], *args: Any
@@ -60,25 +56,12 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         except Exception as error:  # noqa: BLE001  handed to whoever waits
             future.set_exception(error)
 
-    def _jump(self, seconds: float | None) -> None:
+    def jump(self, seconds: float | None) -> None:
+        """Go to what is due next. Raises `Endless` after too many steps."""
         self._steps += 1
         if self._steps > _MOST_STEPS:
             raise Endless(f"not at its end after {_MOST_STEPS} steps")
-        if seconds is None:
-            raise Endless("everybody waits and nothing is due")
-        self.now += max(0.0, seconds)
-
-
-class _Selector(selectors.SelectSelector):
-    def __init__(self, jump: Callable[[float | None], None]) -> None:
-        super().__init__()
-        self._jump = jump
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(0)
-        if not ready:
-            self._jump(timeout)
-        return ready
+        super().jump(seconds)
 
 
 def run(loop: SimulatedLoop, work: Coroutine[Any, Any, _T]) -> _T:
@@ -103,7 +86,7 @@ def _sweep(loop: SimulatedLoop) -> None:
             task.cancel()
         try:
             loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        except (Killed, Endless, RuntimeError):
+        except (Killed, RuntimeError):
             continue
     loop.run_until_complete(loop.shutdown_asyncgens())
 

@@ -6,9 +6,9 @@ What it bills is decided when a request arrives: a client that dies is billed al
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_FLOOR, Decimal
-from typing import Literal
+from typing import Any, Literal
 
 from packer.errors import Failure, TransportError
 from packer.exchange import Charge, ChargeSource, Prompt, Reply, StopReason
@@ -25,37 +25,14 @@ _NANO = Decimal("1e-9")
 
 @dataclass
 class _Record:
-    """A request as it is known so far; `charge` and `text` are what its reply will say."""
+    """A request as it is known so far, and the usage that its reply will tell."""
 
-    number: int
-    run: int
-    at: float
-    nonce: str
-    texts: tuple[str, ...]
-    max_tokens: int
-    worst: Decimal
-    fate: str
+    sent: Sent
     usage: Usage
-    billed: Decimal = Decimal(0)
-    told: Decimal | None = None
-    arrived: dict[str, str] = field(default_factory=dict)
 
-    def sent(self) -> Sent:
-        honest = self.billed <= self.worst
-        return Sent(
-            self.number,
-            self.run,
-            self.at,
-            self.nonce,
-            self.texts,
-            self.max_tokens,
-            self.worst,
-            self.billed,
-            self.told,
-            self.fate,
-            self.arrived,
-            honest,
-        )
+    def note(self, **changes: Any) -> None:
+        """Write down what became of it."""
+        self.sent = replace(self.sent, **changes)
 
 
 @dataclass
@@ -121,7 +98,7 @@ class Network:
         elif self.in_flight >= self.slots:
             fate = Failure.RATE_LIMITED
         size = len((prompt.system + prompt.user + canonical_json(prompt.schema)).encode())
-        record = _Record(
+        sent = Sent(
             number=len(self.records) + 1,
             run=self.run,
             at=self.now(),
@@ -129,42 +106,48 @@ class Network:
             texts=tuple(texts),
             max_tokens=prompt.max_tokens,
             worst=_bill(Usage(size, prompt.max_tokens)),
+            billed=Decimal(0),
+            told=None,
             fate=fate,
-            usage=Usage(size // 4, 0),
+            arrived={},
+            honest=True,
         )
+        record = _Record(sent, Usage(size // 4, 0))
         is_billed = True if fate not in set(Failure) else BILLED.get(Failure(fate), False)
         if self.rng.random() < 0.5 if is_billed is None else is_billed:
-            written = min(prompt.max_tokens, len(self._write(record)) // 3 + 1)
+            written = min(prompt.max_tokens, len(self._write(sent)) // 3 + 1)
             record.usage = Usage(size // 4, written)
-            record.billed = record.worst * 3 + _NANO if fate == "over the reserve" else _bill(record.usage)
+            is_over = fate == "over the reserve"
+            record.note(billed=sent.worst * 3 + _NANO if is_over else _bill(record.usage), honest=not is_over)
         if self.balance is not None:
-            if record.billed > self.balance:
-                record.fate, record.billed = Failure.QUOTA, Decimal(0)
-            self.balance -= record.billed
+            if record.sent.billed > self.balance:
+                record.note(fate=Failure.QUOTA, billed=Decimal(0), honest=True)
+            self.balance -= record.sent.billed
         self.records.append(record)
         return record
 
     def _answer(self, prompt: Prompt, record: _Record, seconds: float) -> Reply:
-        fate, tells = record.fate, self.tells != "silent"
+        sent, tells = record.sent, self.tells != "silent"
+        fate = sent.fate
         if fate in set(Failure):
             told = fate == Failure.CUT and tells
             if told:
-                record.told = record.billed
-            charge = Charge(record.billed, self._source()) if told else None
+                record.note(told=sent.billed)
+            charge = Charge(sent.billed, self._source()) if told else None
             wait = self.rng.choice((None, 0.0, 1.0, 30.0)) if fate == Failure.RATE_LIMITED else None
             raise TransportError(Failure(fate), f"the gateway says {fate}", retry_after=wait, charge=charge)
         garbled = fate == "garbled charge"
         if tells and not garbled:
-            record.told = record.billed
-        text = self._write(record)
+            record.note(told=sent.billed)
+        text = self._write(sent)
         whole = len(text) <= prompt.max_tokens * 3
         if fate == "truncated":
             text, whole = text[: self.rng.randrange(len(text))], False
         if whole and fate in {"right", "swapped", "garbled charge", "over the reserve", "stale usage"}:
-            record.arrived = {one: self.gold(one) for one in record.texts}
+            record.note(arrived={one: self.gold(one) for one in sent.texts})
         elif fate not in {"shifted", "foreign", "prose", "filtered"}:
             # rows that came through whole count as answers too
-            record.arrived = self._rows_in(text[: prompt.max_tokens * 3], record)
+            record.note(arrived=self._rows_in(text[: prompt.max_tokens * 3], sent.texts))
         usage = Usage(1, 1) if fate == "stale usage" else record.usage
         stop = StopReason.STOP if whole else StopReason.MAX_TOKENS
         return Reply(
@@ -172,17 +155,17 @@ class Network:
             StopReason.CONTENT_FILTER if fate == "filtered" else stop,
             seconds,
             usage,
-            None if record.told is None else Charge(record.told, self._source()),
+            None if record.sent.told is None else Charge(record.sent.told, self._source()),
             None if self.balance is None or self.rng.random() < 0.2 else self.balance,
             garbled_charge=garbled and tells,
         )
 
-    def _write(self, record: _Record) -> str:
-        nonce = "zzzz" if record.fate == "foreign" else record.nonce
-        rows = {number: self.gold(text) for number, text in enumerate(record.texts, 1)}
-        match record.fate:
+    def _write(self, sent: Sent) -> str:
+        nonce = "zzzz" if sent.fate == "foreign" else sent.nonce
+        rows = {number: self.gold(text) for number, text in enumerate(sent.texts, 1)}
+        match sent.fate:
             case "foreign":
-                rows = {number: self.gold(f"not {text}") for number, text in enumerate(record.texts, 1)}
+                rows = {number: self.gold(f"not {text}") for number, text in enumerate(sent.texts, 1)}
             case "prose":
                 return "I cannot help with that, sorry."
             case "filtered":
@@ -197,9 +180,9 @@ class Network:
                 rows[1] = "no such label"
         return write_answer(self.task, nonce, rows)
 
-    def _rows_in(self, text: str, record: _Record) -> dict[str, str]:
+    def _rows_in(self, text: str, texts: tuple[str, ...]) -> dict[str, str]:
         """The texts whose row stands whole in `text`, with their labels."""
-        rows = ((one, f'"{number} {self.gold(one)}"') for number, one in enumerate(record.texts, 1))
+        rows = ((one, f'"{number} {self.gold(one)}"') for number, one in enumerate(texts, 1))
         # a row is whole once something stands behind it
         return {one: self.gold(one) for one, row in rows if row in text[:-1]}
 

@@ -57,7 +57,7 @@ def simulate_scenario(scenario: Scenario) -> History:
         last_cap=scenario.last_cap,
         gold=gold,
         key=make_keys(TASK, MODEL),
-        requests=tuple(record.sent() for record in network.records),
+        requests=tuple(record.sent for record in network.records),
         runs=tuple(runs),
     )
 
