@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from packer import __version__
 from packer.errors import CallError
-from packer.packs import MAX_ITEMS_CEILING, UNTRUSTED_ITEMS, PackLimits
+from packer.packs import MAX_ITEMS_CEILING, UNTRUSTED_ITEMS, usual_items
 
 PROGRAM = "prompt-packer"
 LEDGER = "prompt-packer.db"
@@ -88,7 +88,7 @@ def read_arguments(given: Sequence[str] | None) -> argparse.Namespace:
         add(commands)
     options = parser.parse_args(given)
     if getattr(options, "max_items", 0) is None:
-        options.max_items = UNTRUSTED_ITEMS if getattr(options, "untrusted", False) else PackLimits().max_items
+        options.max_items = usual_items(untrusted=getattr(options, "untrusted", False))
     return options
 
 

@@ -64,6 +64,11 @@ class Pack:
         return sum(question.bound for question in self.questions)
 
 
+def usual_items(*, untrusted: bool) -> int:
+    """How many items a pack holds where nobody says; fewer where the texts are `untrusted`."""
+    return UNTRUSTED_ITEMS if untrusted else PackLimits().max_items
+
+
 @dataclass(frozen=True, slots=True)
 class PackLimits:
     """The caps of one request.

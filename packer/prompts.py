@@ -85,6 +85,11 @@ def read_user(user: str) -> tuple[str, list[str]]:
     return head.removeprefix(_HEAD), texts
 
 
+def names_pack(user: str, nonce: str) -> bool:
+    """Whether a user message is that of the pack `nonce`."""
+    return user.partition("\n")[0] == f"{_HEAD}{nonce}"
+
+
 def quote(text: str) -> str:
     """`text` as a JSON string on one line, readable but for what is unsafe in a prompt."""
     return _UNSAFE.sub(_escape, _write_string(text))

@@ -42,7 +42,7 @@ from packer.lanes import Lane
 from packer.ledger import Ledger
 from packer.limiter import Limiter
 from packer.options import MOST_IN_FLIGHT, read_concurrency, read_item, read_usd
-from packer.packs import UNTRUSTED_ITEMS, PackLimits
+from packer.packs import PackLimits, usual_items
 from packer.pricing import find_price, refuse_unpriced
 from packer.requests import PARAMETERS, Requests, make_keys, name_job
 from packer.sizing import PackSizer
@@ -103,7 +103,7 @@ class Runner:
         self._journal = Journal(ledger)
         self._name = name_job(task, model, job)
         self._canaries = find_canaries(task) if untrusted else {}
-        self._limits = limits or (PackLimits(max_items=UNTRUSTED_ITEMS) if untrusted else PackLimits())
+        self._limits = limits or PackLimits(usual_items(untrusted=untrusted))
         self._cap = None if budget_usd is None else read_usd("budget_usd", budget_usd)
         self._price = price
         self._concurrency = read_concurrency(concurrency, model)

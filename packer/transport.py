@@ -26,6 +26,7 @@ from packer.headers import (
     read_retry_after,
     read_usd,
 )
+from packer.prompts import names_pack
 from packer.refusals import (
     Refusal,
     classify,
@@ -283,7 +284,7 @@ def _without_reply(call: Call) -> Failure:
 def _is_of_another(text: str, prompt: Prompt) -> bool:
     """Whether a reply names another pack: whoever mixes replies up may have the next one waiting on this connection."""
     named = _PACK.search(text, 0, _LONGEST_HEAD)
-    return named is not None and prompt.user.partition("\n")[0] != f"pack: {named[1]}"
+    return named is not None and not names_pack(prompt.user, named[1])
 
 
 def _text(call: Call) -> str:
