@@ -95,8 +95,8 @@ def read_arguments(given: Sequence[str] | None) -> argparse.Namespace:
 def _add_label(commands: argparse._SubParsersAction[_Parser]) -> None:
     label = commands.add_parser(
         "label",
-        help="label a CSV or JSONL table",
-        description="Label each row of a CSV or JSONL table.",
+        help="label a CSV, JSONL or Parquet table",
+        description="Label each row of a CSV, JSONL or Parquet table.",
         usage="prompt-packer label INPUT --text COLUMN (--labels A,B | --task FILE)\n"
         "                           --model MODEL [--output OUT] [options]",
         epilog=f"{_LABEL_EXAMPLES}\n{_EXIT_CODES}",
@@ -151,7 +151,7 @@ def _take_job(label: _Parser) -> None:
     _take_gateway(model)
     tables = label.add_argument_group("tables")
     add = tables.add_argument
-    add("--output", metavar="OUT", help="a .csv, .jsonl or .ndjson file, or -; it is replaced when all is done")
+    add("--output", metavar="OUT", help="a .csv, .jsonl, .ndjson or .parquet file, or -; replaced when all is done")
     _take_id(tables)
     _take_encoding(tables)
     add("--raw", action="store_true", help="leave CSV cells that begin like a formula without a leading '")
@@ -193,7 +193,9 @@ def _add_ledger(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _take_input(command: _Parser) -> None:
-    command.add_argument("input", metavar="INPUT", help="a .csv, .jsonl or .ndjson file, or - for standard input")
+    command.add_argument(
+        "input", metavar="INPUT", help="a .csv, .jsonl, .ndjson or .parquet file, or - for standard input"
+    )
 
 
 def _take_task(command: _Parser) -> None:

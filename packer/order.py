@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
+from packer.columns import fields_of
 from packer.packs import PackLimits
 from packer.report import Settings
 from packer.tables import name_source
@@ -52,8 +53,7 @@ class Order:
     @property
     def fields(self) -> tuple[str, ...]:
         """The record's fields; empty for a task with labels."""
-        schema = self.task.record_schema
-        return () if schema is None else tuple(schema["properties"])
+        return fields_of(self.task)
 
     def settings(self, price: Price | None) -> Settings:
         """What a report says of it; `price` is the one that was reckoned with."""

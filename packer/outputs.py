@@ -6,7 +6,7 @@ name is taken, ours gets the next free one: `label_2`.
 
 One exception to "as they were": a CSV cell that a spreadsheet would run as a formula gets a leading apostrophe, unless
 `raw` is asked for. It holds for the input's cells too, since texts of strangers are the danger, but not for plain
-numbers (`-5`, `+4930123`). JSONL is never changed.
+numbers (`-5`, `+4930123`). JSONL and Parquet are never changed.
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ import os
 import re
 import select
 import stat
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from packer import failpoints
+from packer.columns import Column, answers
 from packer.errors import CallError
 from packer.items import Result
-from packer.tables import Format, Row
+from packer.tables import NEEDS_PYARROW, Format, Row
+
+if TYPE_CHECKING:
+    from packer.parquet import ParquetSource
 
 # = + - @ and their full-width forms, tab and line ends: OWASP's list (CSV injection)
 _FORMULA_STARTS = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
@@ -35,35 +39,25 @@ _PART_NAME = 100  # characters of an output's name that stand in its part's: nam
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
-def choose_names(taken: Collection[str], wanted: Iterable[str]) -> tuple[str, ...]:
-    """A free column name for each of `wanted`: the name itself, else with `_2`, `_3`, ... behind it."""
-    used = set(taken)
-    chosen = []
-    for name in wanted:
-        free, number = name, 2
-        while free in used:
-            free, number = f"{name}_{number}", number + 1
-        used.add(free)
-        chosen.append(free)
-    return tuple(chosen)
-
-
 class RowWriter(Protocol):
-    """Rows as lines of text. `guarded` counts the cells that got a leading apostrophe."""
+    """Rows as bytes. `guarded` counts the cells that got a leading apostrophe."""
 
     guarded: int
 
-    def header(self) -> str:
+    def header(self) -> bytes:
         """What stands before the first row; may be empty."""
 
-    def row(self, row: Row, result: Result) -> str:
-        """One row with its result, and a line feed."""
+    def row(self, row: Row, result: Result) -> bytes:
+        """One row with its result; empty where it is kept back to be written with others."""
+
+    def footer(self) -> bytes:
+        """What stands behind the last row; may be empty."""
 
 
 def make_writer(
     form: Format, *, columns: Sequence[str], fields: Sequence[str], names: Sequence[str], raw: bool
 ) -> RowWriter:
-    """A writer of rows in `form`.
+    """A writer of rows in `form`, CSV or JSONL.
 
     `columns` are the input's; `fields` are the record's, or empty for a label; `names` are those of all that is added
     (from `choose_names`), status and error last; `raw` leaves CSV cells as they are. Raises `CallError` for columns
@@ -77,16 +71,15 @@ def make_writer(
     return _JsonWriter(columns, fields, names)
 
 
-def answers(result: Result, fields: Sequence[str]) -> list[Any]:
-    """What was found, as JSON values: the label, or the record's `fields`; None for what is not there."""
-    if not fields:
-        return [result.label]
-    record = result.record
-    if record is None:
-        return [None] * len(fields)
-    if not isinstance(record, Mapping):
-        record = record.model_dump(mode="json", by_alias=True)
-    return [record.get(name) for name in fields]
+def make_parquet_writer(
+    columns: Sequence[str], *, fields: Sequence[str], added: Sequence[Column], source: ParquetSource | None
+) -> RowWriter:
+    """A writer of rows as Parquet, with the arguments of `ParquetWriter`. Raises `CallError` where there is no pyarrow."""
+    try:
+        from packer.parquet import ParquetWriter  # noqa: PLC0415  slow, and an extra
+    except ModuleNotFoundError as error:
+        raise CallError(NEEDS_PYARROW) from error
+    return ParquetWriter(columns, fields=fields, added=added, source=None if source is None else source.schema)
 
 
 def encode_line(line: str) -> bytes:
@@ -106,25 +99,31 @@ class _CsvWriter:
         writer = csv.writer(_Echo(), lineterminator="\r\n")
         self._write: Callable[[Iterable[str]], Any] = writer.writerow
 
-    def header(self) -> str:
+    def header(self) -> bytes:
         return self._line([*self._columns, *self._names])
 
-    def row(self, row: Row, result: Result) -> str:
+    def row(self, row: Row, result: Result) -> bytes:
         values = row.values
-        cells = [_cell(values.get(name)) for name in self._columns] if isinstance(values, dict) else list(values)
+        if isinstance(values, dict):
+            values = [values.get(name) for name in self._columns]
+        cells = list(map(_cell, values))
         cells.extend(map(_cell, answers(result, self._fields)))
         cells.append(result.status.value)
         cells.append(result.error)
         return self._line(cells)
 
-    def _line(self, cells: list[str]) -> str:
+    @staticmethod
+    def footer() -> bytes:
+        return b""
+
+    def _line(self, cells: list[str]) -> bytes:
         if not self._raw:
             for place, cell in enumerate(cells):
                 if cell and cell[0] in _FORMULA_STARTS and not _NUMBER.fullmatch(cell):
                     cells[place] = f"'{cell}"
                     self.guarded += 1
         line: str = self._write(cells)
-        return line[:-2] + "\n"
+        return encode_line(line[:-2] + "\n")
 
 
 class _Echo:
@@ -143,18 +142,23 @@ class _JsonWriter:
         self._names = names
         self._dump = json.JSONEncoder(ensure_ascii=False).encode
 
-    def header(self) -> str:
-        return ""
+    @staticmethod
+    def header() -> bytes:
+        return b""
 
-    def row(self, row: Row, result: Result) -> str:
+    @staticmethod
+    def footer() -> bytes:
+        return b""
+
+    def row(self, row: Row, result: Result) -> bytes:
         found = [*answers(result, self._fields), result.status.value, result.error]
         added = dict(zip(self._names, found, strict=True))
         if not row.raw:
-            return self._dump(dict(zip(self._columns, row.values, strict=True)) | added) + "\n"
+            return encode_line(self._dump(dict(zip(self._columns, row.values, strict=True)) | added) + "\n")
         # The object is not written anew but opened at its last brace: numbers, spaces and keys stay exactly what they
         # were, and it takes half the time.
         head = row.raw[:-1].rstrip()
-        return f"{head}{', ' if row.values else ''}{self._dump(added)[1:]}\n"
+        return encode_line(f"{head}{', ' if row.values else ''}{self._dump(added)[1:]}\n")
 
 
 def _cell(value: Any) -> str:

@@ -34,12 +34,13 @@ FLOORS = [
     | {"providers", "tokens", "transport", "wire"},
     {"journal", "slots", "sources", "verdicts"},
     {"job", "lanes"},
-    {"options"},
-    {"runner", "testing"},
+    {"columns", "options"},
+    {"arrow", "runner", "testing"},
     {"sync"},
+    {"frames"},
     {"__init__"},
-    {"arguments", "cli", "labelling", "ledger_view", "models_view", "order", "outputs", "plan_view", "planning"}
-    | {"progress", "report", "seen", "signals", "summary", "tables"},
+    {"arguments", "cli", "labelling", "ledger_view", "models_view", "order", "outputs", "parquet", "plan_view"}
+    | {"planning", "progress", "report", "seen", "signals", "summary", "tables"},
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -51,8 +52,8 @@ ROOMS = [
     {"headers", "refusals", "replies"},
     {"ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows"},
     {"connections", "local", "providers", "tokens", "transport", "wire"},
-    {"arguments", "cli", "labelling", "ledger_view", "models_view", "order", "outputs", "plan_view", "planning"}
-    | {"progress", "report", "seen", "signals", "summary", "tables"},
+    {"arguments", "cli", "labelling", "ledger_view", "models_view", "order", "outputs", "parquet", "plan_view"}
+    | {"planning", "progress", "report", "seen", "signals", "summary", "tables"},
 ]
 
 
