@@ -28,12 +28,12 @@ class Kind(StrEnum):
     """What a column holds; any of its values may be None."""
 
     TEXT = "text"
-    WHOLE = "whole"  # 64 bits, signed
+    WHOLE = "whole number"  # 64 bits, signed
     NUMBER = "number"  # a double
-    TRUTH = "truth"
+    TRUTH = "true or false"
     CHOICE = "choice"  # one of the column's choices
     LIST = "list"  # of the column's `of`
-    JSON = "json"  # any value, as the text of its JSON
+    JSON = "JSON"  # any value, as the text of its JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ _SIMPLE = {
     "number": Type(Kind.NUMBER),
     "boolean": Type(Kind.TRUTH),
 }
-_STATUS = Type(Kind.CHOICE, tuple(Status))
+_STATUS = Type(Kind.CHOICE, tuple(status.value for status in Status))
 
 
 def choose_names(taken: Collection[Hashable], wanted: Iterable[str]) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def make_writer(
 def make_parquet_writer(
     columns: Sequence[str], *, fields: Sequence[str], added: Sequence[Column], source: ParquetSource | None
 ) -> RowWriter:
-    """A writer of rows as Parquet, with the arguments of `ParquetWriter`. Raises `CallError` where there is no pyarrow."""
+    """A writer of rows as Parquet, as `ParquetWriter` describes it. Raises `CallError` where pyarrow is missing."""
     try:
         from packer.parquet import ParquetWriter  # noqa: PLC0415  slow, and an extra
     except ModuleNotFoundError as error:
