@@ -353,13 +353,13 @@ def check_table(reader: Reader) -> Checked:
 
     Raises `InputError` for the first thing that is wrong with it: the encoding, a broken row, an id given twice.
     """
-    columns = dict.fromkeys(reader.columns)
+    known = dict.fromkeys(reader.columns)  # of JSONL, to which later rows may add; CSV may have one name twice
     rows = 0
     for row in reader:
         rows += 1
-        if isinstance(row.values, dict) and not row.values.keys() <= columns.keys():
-            columns.update(dict.fromkeys(row.values))
-    return Checked(rows, tuple(columns))
+        if isinstance(row.values, dict) and not row.values.keys() <= known.keys():
+            known.update(dict.fromkeys(row.values))
+    return Checked(rows, tuple(known) if reader.format is Format.JSONL else reader.columns)
 
 
 def refuse_new_keys(reader: Reader, *, names: Collection[str], fixed: bool) -> Iterator[Row]:

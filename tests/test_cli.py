@@ -130,6 +130,12 @@ def test_a_csv_is_labelled_row_by_row(gateway: FakeTransport, capsys: pytest.Cap
     assert "out.csv" in shown.err
 
 
+def test_two_columns_of_one_name_stay_two(gateway: FakeTransport) -> None:
+    Path("in.csv").write_text("text,x,x\nfree,1,2\n")
+    assert label("in.csv", "--output", "out.csv") == 0
+    assert Path("out.csv").read_text() == "text,x,x,label,status,error\nfree,1,2,spam,labelled,\n"
+
+
 def test_a_second_run_sends_nothing(gateway: FakeTransport, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_csv(Path("in.csv"))
     assert label(source, "--output", "out.csv") == 0
