@@ -100,7 +100,7 @@ def _read_texts(table: DataFrame[Any], name: str) -> list[str]:
     native: Any = column.to_native()
     holds = getattr(native, "dtype", None) or native.type
     # what narwhals has no word for is a column of nulls, or is told by its first value
-    if values and column.dtype not in {nw.String, nw.Categorical, nw.Enum, nw.Object, nw.Unknown}:
+    if values and not isinstance(column.dtype, nw.String | nw.Categorical | nw.Enum | nw.Object | nw.Unknown):
         raise CallError(f"column {name!r}: expected texts (strings, or categories that are), got {holds}")
     for place, (value, is_null) in enumerate(zip(values, nulls, strict=True), 1):
         if not is_null and not isinstance(value, str):

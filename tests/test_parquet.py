@@ -427,7 +427,7 @@ def test_large_rows_make_small_batches_and_small_groups(in_folder: Path, monkeyp
 
 
 def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
-    """Law: ten rows or ten million take the same. Here: 100,000 rows of 600 bytes in one row group, in a process of its own."""
+    """Law: ten rows or ten million take the same. Here: 60 MB in one row group, in a process of its own."""
     status = Path("/proc/self/status")
     if not status.exists():
         pytest.skip("the peak of a process's own memory is read in /proc")
