@@ -69,6 +69,7 @@ def label(*arguments: str, call: list[str] = CALL) -> int:
 # Help, version, speed
 
 HEAVY = ["openai", "instructor", "pydantic", "jsonschema", "rich", "aiohttp", "numpy", "onnxruntime", "genai_prices"]
+HEAVY += ["narwhals", "pandas", "polars", "pyarrow"]
 
 
 @pytest.mark.parametrize(
