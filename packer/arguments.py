@@ -22,6 +22,7 @@ from packer.packs import MAX_ITEMS_CEILING, UNTRUSTED_ITEMS, usual_items
 PROGRAM = "prompt-packer"
 LEDGER = "prompt-packer.db"
 MOST_IN_FLIGHT = 256
+EVALUATED_BY = ("position", "pack-size", "length")
 _COMMANDS = "label, plan, models, evaluate or ledger"
 
 _ABOUT = """\
@@ -170,7 +171,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
     gold = "the right labels; of a record: the right values of the field of that name, or FIELD=COLUMN; once a field"
     add("--gold", metavar="COLUMN", action="append", required=True, help=gold)
     by = "where errors sit: position (in the pack), pack-size or length (of the text); may be given several times"
-    add("--by", metavar="WHAT", action="append", default=[], type=_one_of("position", "pack-size", "length"), help=by)
+    add("--by", metavar="WHAT", action="append", default=[], type=_one_of(*EVALUATED_BY), help=by)
     add("--json", metavar="FILE", help="the same figures as one JSON object; readable by you only")
     _take_encoding(evaluate)
     asked = _take_task(evaluate, required=False)

@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import importlib.util
 import json
 import subprocess
 import sys
@@ -307,6 +308,14 @@ def test_a_record_is_evaluated_field_by_field(
 def test_bad_input_is_one_line(refused: Refused, arguments: list[str], words: str) -> None:
     Path("no.db").touch()
     assert words in refused(*arguments)
+
+
+def test_without_the_extra_the_table_is_not_read_for_nothing(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sklearn" else find(name))
+    assert refused("no.csv", "--gold", "gold") == (
+        "evaluate needs scikit-learn, which is not installed: pip install 'prompt-packer[quality]'"
+    )
 
 
 def test_faults_that_are_met_on_the_way_leave_no_figures(refused: Refused) -> None:
