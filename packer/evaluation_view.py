@@ -19,7 +19,6 @@ _TEXTS = 2
 _NUMBERS = 2 * 18 + 10 + 9  # the width of a label's figures
 _COUNT = 9
 _CORNER = "gold \\ label"  # of the matrix
-_LONGEST = 30  # of a label in a table
 
 
 def write_evaluation(
@@ -66,7 +65,7 @@ def _facts(found: Evaluation, unlabelled: Mapping[Status, int]) -> Iterator[tupl
     yield "items", f"{found.items:,}: {listed}", ""
     with_gold = found.items - found.without_gold
     if found.without_gold:
-        yield "gold", f"{with_gold:,} items have it; {found.without_gold:,} without are in no figure", ""
+        yield "gold", f"{count_of(with_gold, 'item')} with it; {found.without_gold:,} without are in no figure", ""
     if found.accuracy.value is None:
         yield "accuracy", "unknown: no item has both a label and a gold one", "yellow"
         return

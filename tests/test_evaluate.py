@@ -2,8 +2,10 @@
 
 import asyncio
 import csv
+import errno
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -22,6 +24,7 @@ from packer import connections
 from packer.cli import main
 from packer.evaluating import Question, show_evaluation
 from packer.intervals import proportion
+from packer.outputs import OutputFile
 from packer.prompts import read_user
 from packer.task import Task, read_task
 from packer.testing import FakeTransport
@@ -62,8 +65,9 @@ def evaluate(*options: str, table: str = "out.csv", gold: str = "gold") -> dict[
 
 @pytest.fixture
 def refused(gateway: FakeTransport, capfd: pytest.CaptureFixture[str]) -> Refused:
+    label()
+
     def run(*arguments: str, code: int = 2) -> str:
-        label()
         capfd.readouterr()
         sent = len(gateway.prompts)
         assert main(["evaluate", *arguments]) == code
@@ -87,7 +91,7 @@ def test_an_evaluation_reads_like_this(
         capfd.readouterr().out
         == """\
 items      33: 32 labelled, 1 failed
-gold       32 items have it; 1 without are in no figure
+gold       32 items with it; 1 without are in no figure
 accuracy   0.935 (0.786-0.992) of 31 items with a label and a gold one
 labelled   0.969 of the items with gold; the others counted as errors, accuracy
            is 0.906
@@ -319,7 +323,6 @@ def test_without_the_extra_the_table_is_not_read_for_nothing(refused: Refused, m
 
 
 def test_faults_that_are_met_on_the_way_leave_no_figures(refused: Refused) -> None:
-    label()
     lines = Path("out.csv").read_text(encoding="utf-8").splitlines()
     for name, changed in {
         "cells.csv": [*lines[:3], "one,cell", *lines[3:]],
@@ -339,6 +342,15 @@ def test_faults_that_are_met_on_the_way_leave_no_figures(refused: Refused) -> No
     assert "no row has anything in the gold column 'gold'" in refused("empty.csv", "--gold", "gold", *json_)
     by = ["--by", "position", "--text", "gold", *JOB, *json_]
     assert "ledger" in refused("out.csv", "--gold", "gold", *by, "--ledger", "in.csv", code=5)
+
+
+def test_a_disk_without_room_is_one_line(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: OutputFile, __: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(OutputFile, "write", refuse)
+    said = refused("out.csv", "--gold", "gold", "--json", "figures.json")
+    assert said == "--json figures.json: cannot be written: No space left on device"
 
 
 def test_the_figures_never_replace_what_they_are_made_of(refused: Refused) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import texts
 
+from packer import evaluation
 from packer.errors import CallError
 from packer.evaluation import Evaluation, RecordEvaluation, Tally, check_libraries
 from packer.evaluation_view import write_evaluation
@@ -129,6 +130,12 @@ def test_a_confusion_keeps_three_different_texts_however_many_there_are() -> Non
     assert {len(text) for text in pair.texts} == {200}
 
 
+def test_only_so_many_pairs_keep_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "_MOST_PAIRS", 2)
+    found = evaluate([("a", "b"), ("b", "a"), ("c", "a"), ("a", "b")])
+    assert [(pair.gold, len(pair.texts)) for pair in found.confusions] == [("a", 2), ("b", 1), ("c", 0)]
+
+
 def test_every_text_is_as_likely_to_be_shown() -> None:
     drawn = []
     for start in range(200):
@@ -215,7 +222,16 @@ def test_items_without_a_label_are_said_beside_the_accuracy() -> None:
     shown = [line.text for line in write_evaluation(found, {Status.FAILED: 1, Status.PENDING: 1}, width=90)]
     assert shown[:4] == [
         "items      6: 4 labelled, 1 failed, 1 pending",
-        "gold       4 items have it; 2 without are in no figure",
+        "gold       4 items with it; 2 without are in no figure",
         f"accuracy   0.667 ({found.accuracy.low:.3f}-{found.accuracy.high:.3f}) of 3 items with a label and a gold one",
         "labelled   0.750 of the items with gold; the others counted as errors, accuracy is 0.500",
+    ]
+
+
+def test_no_figure_is_made_up_where_nothing_can_be_compared() -> None:
+    shown = [line.text for line in write_evaluation(evaluate([("a", None), (None, "a")]), {Status.DOUBT: 1}, width=80)]
+    assert shown[:3] == [
+        "items      2: 1 labelled, 1 doubt",
+        "gold       1 item with it; 1 without are in no figure",
+        "accuracy   unknown: no item has both a label and a gold one",
     ]
