@@ -8,32 +8,23 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import pydantic
 
 from packer import failpoints
+from packer.account import Account, Route
 from packer.books import Books
 from packer.budget import Budget
 from packer.canaries import find_canaries
 from packer.connections import connect
+from packer.crew import Crew
 from packer.errors import CallError, LedgerFull, PriceError, TransportError
-from packer.events import (
-    AttemptStarted,
-    CanaryHit,
-    Event,
-    JobStarted,
-    JobStopped,
-    LimitChanged,
-    PackSizeChanged,
-    Paused,
-    SettingRefused,
-    Statistics,
-)
+from packer.events import AttemptStarted, CanaryHit, Event, JobStarted, Statistics
 from packer.exchange import Reply
 from packer.items import Item, Result
 from packer.job import Job
@@ -49,6 +40,7 @@ from packer.sizing import PackSizer
 from packer.slots import Board, Slot
 from packer.sources import slices
 from packer.task import Task
+from packer.telling import Teller
 from packer.tokens import bound_tokens, count_tokens
 from packer.transport import Transport
 from packer.usage import FREE, Price
@@ -56,7 +48,6 @@ from packer.verdicts import Request
 
 DEFAULT_LEDGER = "prompt-packer.db"
 _DEADLINE = 120.0  # seconds for one request, whatever happens on its way
-_LONG_PAUSE = 10.0  # seconds: shorter ones are nobody's news
 _SLICE = 500  # items looked up, shuffled and packed together
 
 
@@ -110,7 +101,7 @@ class Runner:
         self._on_doubt = on_doubt
         self._seed = seed
         self._linger = linger
-        self._on_event = on_event
+        self._teller = Teller(on_event, self._listener_failed)
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -127,19 +118,13 @@ class Runner:
             raise
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._listeners: set[asyncio.Event] = set()
+        self._crew = Crew()
         self._feeding = 0
         self._flush_at = 0.0
         self._lingering: list[Slot] = []
-        self._broken: BaseException | None = None
-        self._last_error: Exception | None = None  # raised once all that is in flight has ended
-        self._untold: BaseException | None = None  # whichever of the two nobody has been told yet
-        self._told: dict[Any, Event] = {}
-        self._told_pause = 0.0
         self._ended_after: float | None = None
-        self._dispatcher = asyncio.create_task(self._dispatch())
-        self._dispatcher.add_done_callback(self._finished)
+        self._account.wakes.append(self._wake.set)
+        self._crew.start(self._dispatch(), serves=True)
         try:
             self._emit(JobStarted(self._number, self.model, self.task.fingerprint))
         except BaseException:  # a Ctrl-C inside the listener: nobody will leave what was not entered
@@ -154,13 +139,12 @@ class Runner:
             # requests in flight are paid for: leaving waits for them, and only a second interrupt abandons them
             if self._lingering or not self._job.board.is_empty():
                 self.stop("interrupted" if kind is asyncio.CancelledError else "the runner was closed")
-            while self._tasks and self._broken is None:
-                await asyncio.wait(self._tasks)
+            await self._crew.wait()
         finally:
             await self._close()
-        if kind is None and self._untold is not None:
+        if kind is None:
             # a caller who left the stream, or awaited single texts, has not met it
-            raise self._untold
+            self._crew.raise_untold()
 
     async def stream(self, items: Iterable[Item | str] | AsyncIterable[Item | str]) -> AsyncGenerator[Result, None]:
         """One result an item, in the order of `items`, which are read as far ahead as memory's bound allows.
@@ -172,22 +156,20 @@ class Runner:
         """
         lane = Lane()
         feeder = asyncio.create_task(self._feed(items, lane))
-        self._listeners.add(lane.news)
+        self._crew.listeners.add(lane.news)
         try:
             while True:
                 lane.news.clear()
                 for result in lane.take_ended():
                     yield result
-                self._check()
+                self._crew.check()
                 if lane.is_empty() and feeder.done():
                     feeder.result()
-                    if self._last_error is not None:
-                        self._untold = None
-                        raise self._last_error
+                    self._crew.raise_kept()
                     return
                 await lane.news.wait()
         finally:
-            self._listeners.discard(lane.news)
+            self._crew.listeners.discard(lane.news)
             feeder.cancel()
             await asyncio.gather(feeder, return_exceptions=True)
             # a stream that is left early: what was read ahead and not sent is not bought
@@ -205,14 +187,14 @@ class Runner:
             self._send_lingering()
         elif len(self._lingering) == 1:
             self._loop.call_later(self._linger, self._send_lingering)
-        self._listeners.add(news)
+        self._crew.listeners.add(news)
         try:
             while slot.result is None:
-                self._check()
+                self._crew.check()
                 await news.wait()
                 news.clear()
         finally:
-            self._listeners.discard(news)
+            self._crew.listeners.discard(news)
             if slot.result is None:
                 self._take_back(slot)
         return slot.result
@@ -238,7 +220,8 @@ class Runner:
         if self._price is None and (self._cap is not None or self._limits.max_request_usd is not None):
             raise refuse_unpriced(self.model)
         await self._journal.open()
-        self._job = await self._journal.ask(self._make_job)
+        self._account = await self._journal.ask(self._open_account)
+        self._job = self._make_job(self._account, self._account.routes[0])
         failpoints.reach("job: about to be noted in the ledger")
         self._number = await self._journal.ask(self._start_job)
         failpoints.reach("job: noted")
@@ -247,7 +230,7 @@ class Runner:
         about = {"task": self.task.fingerprint, "model": self.model, "parameters": dict(PARAMETERS)}
         return ledger.start_job(self._name, about)
 
-    def _make_job(self, ledger: Ledger) -> Job:
+    def _open_account(self, ledger: Ledger) -> Account:
         spending = ledger.spending(self._name)
         if spending.unknown and self._cap is not None:
             raise PriceError(
@@ -255,40 +238,43 @@ class Runner:
                 "go on without a budget, or start over with another ledger"
             )
         hold = self._on_doubt == "hold"
+        account = Account(
+            Budget(self._cap, spending.settled, spending.doubt),
+            attempt=ledger.next_attempt(),
+            doubtful=set(ledger.doubtful_keys()) if hold else set(),
+        )
+        limiter = Limiter(cap=MOST_IN_FLIGHT, fixed=self._concurrency)
+        books = Books(spending.unknown, spending.doubt_requests, spending.doubt_texts, spending.assumed)
+        account.routes.append(Route(self.model, self._transport, limiter, books))
+        return account
+
+    def _make_job(self, account: Account, route: Route) -> Job:
         return Job(
+            account=account,
+            route=route,
             board=Board(self.task, make_keys(self.task, self.model)),
             requests=Requests(self.task, self._limits, self._price, count_tokens, bound_tokens, self._canaries),
-            budget=Budget(self._cap, spending.settled, spending.doubt),
-            books=Books(spending.unknown, spending.doubt_requests, spending.doubt_texts, spending.assumed),
-            limiter=Limiter(cap=MOST_IN_FLIGHT, fixed=self._concurrency),
             sizer=PackSizer(self._limits.max_items),
             rng=random.Random(self._seed),  # noqa: S311  shuffles and jitter, no secrets
-            attempt=ledger.next_attempt(),
-            hold=hold,
-            doubtful=set(ledger.doubtful_keys()) if hold else set(),
+            hold=self._on_doubt == "hold",
         )
 
     async def _close(self) -> None:
-        work = [*self._tasks, self._dispatcher]
-        for task in work:
-            # a request that is abandoned here stays open in the ledger: the next run finds it in doubt
-            task.cancel()
         try:
-            await asyncio.gather(*work, return_exceptions=True)
+            # a request that is abandoned here stays open in the ledger: the next run finds it in doubt
+            await self._crew.cancel()
             if self._timer is not None:
                 self._timer.cancel()
-            self._tell_changes()
+            self._teller.tell_changes(self._job, self._loop.time())
             self._ended_after = self._loop.time() - self._began
-            if self._broken is None:
+            if self._crew.broken is None:
                 standing = _standing_adapter().dump_python(self.statistics(), mode="json")
                 outcome = self._job.stopped or "finished"
                 failpoints.reach("job: about to be ended in the ledger")
                 await self._journal.ask(lambda ledger: ledger.end_job(self._number, outcome, standing))
                 failpoints.reach("job: ended")
         finally:
-            self._broken = self._broken or CallError("the runner is closed")
-            for listener in self._listeners:
-                listener.set()
+            self._crew.end(CallError("the runner is closed"))
             try:
                 await self._transport.aclose()
             finally:
@@ -303,7 +289,7 @@ class Runner:
                 fresh = [Slot(read_item(item)) for item in taken]
                 lane.add(fresh)
                 # the runner's task, not this one's: a stream that is left must not leave its texts half registered
-                await asyncio.shield(self._start(self._register(fresh)))
+                await asyncio.shield(self._crew.start(self._register(fresh)))
                 lane.news.set()
                 await lane.has_room()
         finally:
@@ -327,7 +313,7 @@ class Runner:
     def _send_lingering(self) -> None:
         slots, self._lingering = self._lingering, []
         if slots:
-            self._start(self._register(slots))
+            self._crew.start(self._register(slots))
 
     # Requests out, replies in
 
@@ -337,8 +323,8 @@ class Runner:
             now = self._loop.time()
             flush = self._feeding == 0 or now >= self._flush_at
             while (request := self._job.next_request(now, flush=flush)) is not None:
-                self._start(self._attempt(request))
-            self._tell_changes()
+                self._crew.start(self._attempt(request))
+            self._teller.tell_changes(self._job, self._loop.time())
             self._set_timer(now, flush=flush)
             await self._wake.wait()
 
@@ -356,14 +342,15 @@ class Runner:
             await self._journal.commit(opened)
         except LedgerFull as error:
             # nothing more may leave; what is in flight still has its room in the ledger, and is waited for
-            self._keep_error(error)
+            self._crew.keep(error)
             self._job.withdraw(request, str(error))
-            self._wake.set()
+            self._account.wake()
             return
         if self._job.stopped is not None:
             # the stop came while the intent was written: nothing has left, and nothing shall
             await self._journal.commit(request.unsent())
             self._job.withdraw(request, self._job.stopped)
+            self._account.wake()
             return
         failpoints.reach("intent: durable, nothing sent")
         self._emit(AttemptStarted(request.attempt, len(request.pack), opened.number, request.prompt.max_tokens))
@@ -382,62 +369,17 @@ class Runner:
         if verdict.missed:
             self._emit(CanaryHit(request.attempt, len(request.pack), verdict.missed))
         failpoints.reach("verdict: applied")
-        self._wake.set()
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-        return task
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        # The ledger is gone, or there is a bug: nothing can go on, and everybody who waits is told
-        if self._broken is None:
-            self._broken = self._untold = error
-        for listener in self._listeners:
-            listener.set()
-
-    def _check(self) -> None:
-        if self._broken is not None:
-            self._untold = None
-            raise self._broken
-
-    def _keep_error(self, error: Exception) -> None:
-        if self._last_error is None:
-            self._last_error = self._untold = error
+        self._account.wake()
 
     # What can be observed
 
     def _emit(self, event: Event) -> None:
-        if self._on_event is None:
-            return
-        try:
-            self._on_event(event)
-        except Exception as error:  # noqa: BLE001  the listener's bug costs no paid answer: it is raised at the end
-            self._on_event = None
-            self._keep_error(error)
-            self._job.stop(f"on_event raised {type(error).__name__}")
-            self._wake.set()
+        self._teller.tell(event)
 
-    def _tell_changes(self) -> None:
-        pause, until = self._job.limiter.frozen_for(self._loop.time()), self._job.limiter.frozen_until
-        if pause > _LONG_PAUSE and until > self._told_pause + _LONG_PAUSE:
-            self._told_pause = until
-            self._emit(Paused(pause))
-        standing: dict[Any, Event] = {
-            LimitChanged: LimitChanged(self._job.limiter.limit),
-            PackSizeChanged: PackSizeChanged(self._job.sizer.size),
-        }
-        standing |= {setting: SettingRefused(setting) for setting in self._transport.refused_settings()}
-        if self._job.stopped is not None:
-            standing[JobStopped] = JobStopped(self._job.stopped)
-        for name, event in standing.items():
-            if self._told.get(name) != event:
-                self._emit(event)
-        self._told = standing
+    def _listener_failed(self, error: Exception) -> None:
+        self._crew.keep(error)
+        self._job.stop(f"on_event raised {type(error).__name__}")
+        self._wake.set()
 
 
 @functools.cache

@@ -32,9 +32,9 @@ FLOORS = [
     {"books", "dialects", "requests"},
     {"connections", "ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows", "local", "pricing"}
     | {"providers", "tokens", "transport", "wire"},
-    {"journal", "slots", "sources", "verdicts"},
+    {"account", "crew", "journal", "slots", "sources", "verdicts"},
     {"job", "lanes"},
-    {"options"},
+    {"options", "telling"},
     {"runner", "testing"},
     {"sync"},
     {"__init__"},

@@ -65,13 +65,13 @@ MUTANTS = {
         (("Failure.CUT):\n            return Booking.DOUBT", "Failure.CUT):\n            return Booking.RELEASE"),),
     ),
     "what is in doubt is bought again under hold": Mutant(
-        Runner, "_make_job", (("set(ledger.doubtful_keys()) if hold else set()", "set()"),)
+        Runner, "_open_account", (("set(ledger.doubtful_keys()) if hold else set()", "set()"),)
     ),
     "what was in flight when a process died costs nothing": Mutant(
         ledger.Ledger, "_doubt_what_is_open", (("AttemptState.DOUBT", "AttemptState.FREED"),)
     ),
     "a budget forgets what earlier runs left in doubt": Mutant(
-        Runner, "_make_job", (("spending.settled, spending.doubt)", "spending.settled)"),)
+        Runner, "_open_account", (("spending.settled, spending.doubt)", "spending.settled)"),)
     ),
     "a budget forgets what is in flight": Mutant(
         Budget, "has_room", (("self._settled + self._doubt + self._reserved", "self._settled + self._doubt"),)
