@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -38,9 +38,13 @@ _PROBES = 3
 _TROUBLES = {Failure.OVERLOADED, Failure.LOST, Failure.CONFLICT, Failure.NOT_SENT, Failure.CUT}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Job:
-    """One job. `account` and `route` may be shared with others; with `hold`, what is in doubt is not asked again."""
+    """One job, or one way of asking in it.
+
+    `account` and `route` may be shared; where it `leads`, all of the account stop when it does. With `hold`, what is in
+    doubt is not asked again. `wake` is called when something may leave that could not before.
+    """
 
     account: Account
     route: Route
@@ -49,6 +53,8 @@ class Job:
     sizer: PackSizer
     rng: random.Random
     hold: bool
+    wake: Callable[[], None]
+    leads: bool = True
     stopped: str | None = field(default=None, init=False)
     in_flight: int = field(default=0, init=False)
     _record: JobRecord = field(default_factory=JobRecord, init=False)
@@ -288,6 +294,8 @@ class Job:
         if self.stopped is not None:
             return
         self.stopped = reason
+        if self.leads:
+            self.account.stop(reason)
         waiting = [question.key for question in self._pool]
         waiting += [key for pack, _ in self._again for key in pack.keys]
         waiting += [key for _, _, pack, _ in self._later for key in pack.keys]
@@ -345,9 +353,10 @@ class Job:
             budget.settle(reserve, verdict.charge.usd)
             books.charged(verdict.charge)
             if verdict.request.reserve is not None and verdict.charge.usd > reserve:
-                self.stop(
+                self.account.close(
+                    self.route,
                     f"a request was charged {verdict.charge.usd} USD, over its worst case of {reserve} USD: "
-                    "the price that is known for this model is not the gateway's"
+                    "the price that is known for this model is not the gateway's",
                 )
         if isinstance(verdict.outcome, Answered):
             request, sound = verdict.request, len(verdict.rows)
@@ -389,7 +398,10 @@ class Job:
 
     def _follow(self, step: Step, rest: Pack, record: PackRecord, *, attempt: int, now: float) -> None:
         if isinstance(step, recovery.Stop):
-            self.stop(step.reason)
+            if step.everybody:
+                self.account.close(self.route, step.reason)
+            else:
+                self.stop(step.reason)
         if isinstance(step, GiveUp | recovery.Stop) and step.doubt:
             for key in rest.keys:
                 self.account.doubtful.add(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from packer.events import Event, JobStopped, LimitChanged, PackSizeChanged, Paused, SettingRefused
@@ -12,11 +13,17 @@ _LONG_PAUSE = 10.0  # seconds: shorter ones are nobody's news
 
 
 class Teller:
-    """Tells `listener` (None: nobody) what happens; `fail` gets the error of one that raises, which is told no more."""
+    """Tells `listener` (None: nobody) what happens; `fail` gets the error of one that raises, which is told no more.
 
-    def __init__(self, listener: Callable[[Event], None] | None, fail: Callable[[Exception], None]) -> None:
+    `ask` is written on every event.
+    """
+
+    def __init__(
+        self, listener: Callable[[Event], None] | None, fail: Callable[[Exception], None], *, ask: str = ""
+    ) -> None:
         self._listener = listener
         self._fail = fail
+        self._ask = ask
         self._told: dict[Any, Event] = {}
         self._told_pause = 0.0
 
@@ -25,23 +32,24 @@ class Teller:
         if self._listener is None:
             return
         try:
-            self._listener(event)
+            self._listener(replace(event, ask=self._ask) if self._ask else event)
         except Exception as error:  # noqa: BLE001  the listener's bug costs no paid answer: it is raised at the end
             self._listener = None
             self._fail(error)
 
-    def tell_changes(self, job: Job, now: float) -> None:
-        """Tell what has changed since the last look at `job`."""
-        limiter = job.route.limiter
-        pause, until = limiter.frozen_for(now), limiter.frozen_until
-        if pause > _LONG_PAUSE and until > self._told_pause + _LONG_PAUSE:
-            self._told_pause = until
-            self.tell(Paused(pause))
-        standing: dict[Any, Event] = {
-            LimitChanged: LimitChanged(limiter.limit),
-            PackSizeChanged: PackSizeChanged(job.sizer.size),
-        }
-        standing |= {setting: SettingRefused(setting) for setting in job.route.transport.refused_settings()}
+    def tell_changes(self, job: Job, now: float, *, route: bool) -> None:
+        """Tell what has changed since the last look at `job`, and on its `route` where nobody else tells that."""
+        standing: dict[Any, Event] = {}
+        if route:
+            limiter = job.route.limiter
+            pause, until = limiter.frozen_for(now), limiter.frozen_until
+            if pause > _LONG_PAUSE and until > self._told_pause + _LONG_PAUSE:
+                self._told_pause = until
+                self.tell(Paused(pause))
+            standing[LimitChanged] = LimitChanged(limiter.limit)
+        standing[PackSizeChanged] = PackSizeChanged(job.sizer.size)
+        if route:
+            standing |= {setting: SettingRefused(setting) for setting in job.route.transport.refused_settings()}
         if job.stopped is not None:
             standing[JobStopped] = JobStopped(job.stopped)
         for name, event in standing.items():

@@ -35,6 +35,7 @@ FLOORS = [
     {"account", "crew", "journal", "slots", "sources", "verdicts"},
     {"job", "lanes"},
     {"options", "telling"},
+    {"desk", "intake"},
     {"runner", "testing"},
     {"sync"},
     {"__init__"},
