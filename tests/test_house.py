@@ -20,6 +20,7 @@ FLOORS = [
         "estimates",
         "events",
         "headers",
+        "intervals",
         "json_scan",
         "limiter",
         "rounds",
