@@ -1,18 +1,25 @@
 """An audit fires where packing breaks its promise, and hardly ever where it does not; it buys nothing twice."""
 
 import asyncio
+import json
 import random
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pydantic
 import pytest
+from fake_command import connect_to
 from gateway.annotators import Annotator, erring
+from schema_documents import SCHEMAS
 
+from packer import connections
 from packer.audit import Audit, AuditResult, Stretch
+from packer.cli import main
 from packer.errors import CallError, Failure, TransportError
 from packer.events import AttemptEnded, Audited, Event, PackSizeChanged
 from packer.exchange import Charge, ChargeSource, Prompt, Reply, StopReason
@@ -121,6 +128,14 @@ def test_packs_become_half_as_large_and_a_smaller_size_begins_anew() -> None:
     # a look comes after 20 and no sooner; the packs of 12, and the later ones of 20, are of a size that is gone
     assert lowered == [(20, 20, 10), (10, 20, 5), (5, 20, 2), (2, 20, 1)]
     assert audit.broken
+
+
+def test_packs_that_are_smaller_already_are_judged_for_themselves() -> None:
+    audit = Audit(1.0, 0.03, cap=20)
+    for _ in range(20):
+        audit.compared(agreed=True, size=20, number=1)
+    assert [audit.compared(agreed=False, size=3, number=1) for _ in range(20)] == [False] * 19 + [True]
+    assert audit.cap == 2, "packs of 3 belong to those of up to 5"
 
 
 def test_errors_are_told_by_where_they_stood_and_earlier_runs_have_no_place() -> None:
@@ -333,3 +348,104 @@ def test_records_agree_where_the_whole_record_does() -> None:
     found = FakeClock().run(work())
     assert found is not None
     assert (found.asked, found.agreed) == (100, 90)
+
+
+# The command
+
+LABEL = [
+    "in.csv",
+    "--text",
+    "text",
+    "--labels",
+    "even,odd",
+    "--model",
+    "m",
+    "--price-input",
+    "1",
+    "--price-output",
+    "4",
+]
+
+
+@pytest.fixture
+def table(in_folder: Path) -> Path:
+    path = in_folder / "in.csv"
+    path.write_text("text\n" + "".join(f"{text}\n" for text in texts(1_000)), encoding="utf-8")
+    return path
+
+
+@pytest.mark.usefixtures("table")
+def test_the_command_tells_of_an_audit_in_a_line_and_in_its_report(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def label(annotator: Annotator, ledger: str, *more: str) -> tuple[str, dict[str, Any]]:
+        monkeypatch.setattr(connections, "connect", connect_to(Erring(annotator)))
+        command = ["label", *LABEL, "--output", "out.csv", "--report", "report.json", "--ledger", ledger, *more]
+        assert main(command) == 0
+        report = json.loads(Path("report.json").read_text(encoding="utf-8"))
+        schema = json.loads((SCHEMAS / "report.schema.json").read_text(encoding="utf-8"))
+        jsonschema.validate(report, schema, format_checker=jsonschema.FormatChecker())
+        return " ".join(capfd.readouterr().err.split()), report
+
+    shown, report = label(right, "1.db", "--audit", "0.2", "--seed", "7")
+    found = report["audit"]
+    assert found["asked"] == found["agreed"]
+    assert (found["promise"], found["broken"], found["disagreement"]["value"]) == (0.03, False, 0.0)
+    assert found["by_position"][0] == {"least": 1, "most": 5, "items": found["by_position"][0]["items"], "errors": 0}
+    assert (report["settings"]["audit"], report["settings"]["max_disagreement"]) == (0.2, 0.03)
+    assert f"audit {found['asked']} of {found['asked']} items got the same answer when asked again alone" in shown
+    assert "the promised 3 % at most is kept" in shown
+
+    shown, report = label(right, "2.db", "--audit", "0.02")
+    assert "to be sure of 3 % at most, more would have to be asked" in shown
+
+    shown, report = label(erring(right, an_item=0.01), "3.db", "--audit", "0.5", "--verbose")
+    assert report["audit"]["broken"]
+    assert "over the promised 3 %, so packs became smaller; --max-items" in shown
+    assert "items got the same answer: packs become smaller" in shown
+    assert "single: single, attempt 1: 1 of 1 answers" in shown
+
+    shown, report = label(right, "4.db")
+    assert report["audit"] is None
+    assert "audit" not in shown
+
+
+@pytest.mark.usefixtures("table")
+def test_a_plan_has_what_an_audit_adds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *LABEL, "--audit", "0.1", "--budget-usd", "0.05"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "audit about 100 requests more, each of one text, for about $0.0235" in shown
+    assert "does not cover it: it is enough for about 90 %" in shown
+    assert main(["plan", *LABEL, "--budget-usd", "0.05"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "audit" not in shown
+    assert "covers what is expected" in shown
+
+
+@pytest.mark.usefixtures("table")
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (["--audit", "0"], "--audit: expected a share above 0, and 1 at most, like 0.01, got '0'"),
+        (["--audit", "1.01"], "expected a share"),
+        (["--audit", "0.1", "--max-disagreement", "nan"], "--max-disagreement: expected a share"),
+        (["--audit", "0.1", "--max-items", "1"], "singles are asked alone already"),
+    ],
+)
+def test_an_audit_that_makes_no_sense_is_refused_at_once(
+    given: list[str], wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["label", *LABEL, *given]) == 2
+    assert wanted in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("table")
+def test_an_audit_without_scipy_is_refused_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transport = Erring(right)
+    monkeypatch.setattr(connections, "connect", connect_to(transport))
+    monkeypatch.setitem(sys.modules, "scipy.special", None)
+    assert main(["label", *LABEL, "--audit", "0.1"]) == 2
+    assert "prompt-packer[quality]" in capsys.readouterr().err
+    assert not transport.prompts
