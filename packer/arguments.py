@@ -16,6 +16,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
 from packer import __version__
+from packer.audit import MAX_DISAGREEMENT
 from packer.errors import CallError
 from packer.packs import MAX_ITEMS_CEILING, UNTRUSTED_ITEMS, usual_items
 
@@ -131,7 +132,7 @@ def _add_plan(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     _take_job(plan)
     shown = {"help", "input", "text", "labels", "task", "model", "base_url", "id", "encoding", "budget_usd"}
-    shown |= {"max_request_usd", "price_input", "price_output", "max_items", "untrusted", "ledger"}
+    shown |= {"max_request_usd", "price_input", "price_output", "max_items", "untrusted", "audit", "ledger"}
     for action in plan._actions:  # noqa: SLF001  argparse has no public name for it
         if action.dest not in shown:  # taken, so that a command line of label's is one of plan's
             action.help = argparse.SUPPRESS
@@ -201,6 +202,7 @@ def _take_job(label: _Parser) -> None:
     running = label.add_argument_group("how it runs")
     _take_max_items(running)
     _take_untrusted(running)
+    _take_audit(running)
     add = running.add_argument
     add("--concurrency", metavar="auto|N", type=_read_concurrency, help="requests in flight (default: auto)")
     _take_ledger(running)
@@ -310,6 +312,23 @@ def _take_untrusted(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="the texts may try to steer labels: the task file's canaries stand among them, in packs of "
         f"{UNTRUSTED_ITEMS} where --max-items says nothing",
+    )
+
+
+def _take_audit(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--audit",
+        metavar="SHARE",
+        type=_read_share,
+        help="ask this share of the texts again, each alone, like 0.01: how often packing changes an answer",
+    )
+    add(
+        "--max-disagreement",
+        metavar="SHARE",
+        type=_read_share,
+        default=MAX_DISAGREEMENT,
+        help=f"where it changes more than this share, packs become smaller (default: {MAX_DISAGREEMENT})",
     )
 
 
@@ -435,6 +454,13 @@ def _read_usd(given: str) -> Decimal:
     if amount.is_finite() and Decimal("1e-9") <= amount <= 1_000_000:
         return amount
     raise argparse.ArgumentTypeError(f"expected US dollars above 0, like 2.50, got {given!r}")
+
+
+def _read_share(given: str) -> float:
+    share = _read_amount(given)
+    if share.is_finite() and 0 < share <= 1:
+        return float(share)
+    raise argparse.ArgumentTypeError(f"expected a share above 0, and 1 at most, like 0.01, got {given!r}")
 
 
 def _read_price(given: str) -> Decimal:

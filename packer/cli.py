@@ -138,6 +138,8 @@ def _make_order(options: argparse.Namespace) -> Order:
     if (options.price_input is None) != (options.price_output is None):
         raise CallError("--price-input and --price-output: expected both or neither")
     price = None if options.price_input is None else Price(options.price_input, options.price_output)
+    if options.audit is not None and options.max_items == 1:
+        raise CallError("--audit: expected packs of more than one item, for singles are asked alone already")
     task = _make_task(options)
     if options.untrusted:
         find_canaries(task)  # before a large input is read
@@ -166,6 +168,8 @@ def _make_order(options: argparse.Namespace) -> Order:
         seed=options.seed,
         report=options.report,
         untrusted=options.untrusted,
+        audit=options.audit,
+        max_disagreement=options.max_disagreement,
     )
 
 

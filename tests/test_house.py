@@ -30,12 +30,13 @@ FLOORS = [
         "recovery",
     }
     | {"refusals", "replies", "sizing"},
-    {"books", "dialects", "requests"},
+    {"audit", "books", "dialects", "requests"},
     {"connections", "ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows", "local", "pricing"}
     | {"providers", "tokens", "transport", "wire"},
-    {"journal", "slots", "sources", "verdicts"},
+    {"account", "crew", "journal", "slots", "sources", "verdicts"},
     {"job", "lanes"},
-    {"options"},
+    {"options", "telling"},
+    {"auditing", "desk", "intake"},
     {"runner", "testing"},
     {"sync"},
     {"__init__"},
