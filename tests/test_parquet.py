@@ -196,6 +196,20 @@ def test_plan_and_models_read_parquet(in_folder: Path, capsys: pytest.CaptureFix
     assert "5: 4 distinct texts, 1 empty" in shown[1]
 
 
+def test_evaluate_reads_what_label_wrote(gateway: FakeTransport, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn", reason="the extra quality is not installed")
+    write({"text": TEXTS, "gold": ["spam", "ham", "ham", "ham", None]})
+    assert label("in.parquet", "--output", "out.parquet") == 3
+    capsys.readouterr()
+    assert main(["evaluate", "out.parquet", "--gold", "gold"]) == 0
+    parquet = capsys.readouterr().out
+    assert label("in.parquet", "--output", "out.jsonl") == 3
+    capsys.readouterr()
+    assert main(["evaluate", "out.jsonl", "--gold", "gold"]) == 0
+    assert capsys.readouterr().out == parquet
+    assert "accuracy" in parquet
+
+
 def test_a_pandas_index_is_found_again(gateway: FakeTransport) -> None:
     pd = pytest.importorskip("pandas")
     frame = pd.DataFrame({"text": ["free", "ok"], "kind": pd.Categorical(["a", None])}, index=[7, 7])
