@@ -257,6 +257,13 @@ def test_a_records_fields_are_columns_of_their_types(make: Callable[..., Any]) -
     ]
 
 
+def test_a_records_fields_go_by_place_and_not_by_index() -> None:
+    transport = FakeTransport(RECORD, lambda text: ANSWER | {"note": text}, seconds=0, free=True)
+    frame = pd.DataFrame({"text": ["one", "two", "three"]}, index=[2, 0, 0])
+    found = packer.label_frame(frame, text="text", task=RECORD, model="m", ledger=None, transport=transport)
+    assert list(found["note"]) == ["one", "two", "three"]
+
+
 # Refusals
 
 

@@ -429,6 +429,27 @@ def test_rows_survive_whatever_the_sizes_of_groups_and_batches(
     assert file.metadata.num_row_groups <= len(rows) // (2 * batch) + 1
 
 
+@pytest.mark.parametrize("order", [[0, 2, 3], [0, 3], [3, 1, 0], [1, 1]])
+def test_rows_may_come_in_any_order_and_each_stays_itself(in_folder: Path, order: list[int]) -> None:
+    write({"text": ["a", "b", "c", "d"]})
+    parquet = pytest.importorskip("packer.parquet")
+    with pytest.MonkeyPatch.context() as patch, Reader("in.parquet", text="text") as reader:
+        patch.setattr(parquet, "_BATCH_ROWS", 2)
+        rows = list(reader)
+        added = added_columns(TASK, taken=reader.columns)
+        writer = make_parquet_writer(reader.columns, fields=(), added=added, source=reader.parquet)
+        failed = [(rows[place], Result(Item(""), Status.FAILED, error=rows[place].text)) for place in order]
+        data = [writer.header(), *(writer.row(*one) for one in failed), writer.footer()]
+        back = pq.read_table(io.BytesIO(b"".join(data))).to_pylist()
+    assert [row["text"] for row in back] == [row["error"] for row in back] == ["abcd"[place] for place in order]
+
+
+def test_a_number_that_json_has_no_word_for_is_null(gateway: FakeTransport) -> None:
+    write({"text": ["free"] * 3, "x": [float("nan"), float("-inf"), 1.5]})
+    assert label("in.parquet", "--output", "out.jsonl") == 0
+    assert [json.loads(line)["x"] for line in Path("out.jsonl").read_text().splitlines()] == [None, None, 1.5]
+
+
 def test_large_rows_make_small_batches_and_small_groups(in_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parquet = pytest.importorskip("packer.parquet")
     monkeypatch.setattr(parquet, "_BATCH_BYTES", 20_000)
