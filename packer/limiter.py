@@ -43,6 +43,11 @@ _OVERDUE = 2.0  # times what a round should take
 _STUCK = 3.0  # times that: what has not ended counts as slow
 _QUOTA = 50.0  # failures
 _QUOTA_BACK = 1.0  # for an answer: a gateway that fails more than half is asked less and less
+_LAGGING = 0.025  # of an answer's time: so long may what is ready wait for our own event loop where it has time left
+_ALWAYS = 0.002  # seconds of it: what is being done when something else becomes ready
+_HOPS = 4  # such waits in an answer's time: to be sent, to be read, to be taken from there, to be judged
+_EASE = 0.8  # of the limit, where that takes too long
+_LAG_KEPT = 0.7  # of a lag, in the next round
 _OUTAGE = 4  # failures in a row, or half of the limit where that is more
 
 
@@ -64,6 +69,9 @@ class Limiter:
     _doubts: int = field(default=0, init=False)
     _fine: float = field(default=0.0, init=False)  # the highest limit at which all was well
     _trial: tuple[float, Latency] | None = field(default=None, init=False)  # the limit before it, and the latency
+    _eased: tuple[float, float] | None = field(default=None, init=False)  # the limit before it, and the lag
+    _lag: float = field(default=0.0, init=False)  # of the rounds before: seconds
+    _foreign: float = field(default=0.0, init=False)  # lag that does not come from how many are in flight
     _sunk_from: float = field(default=0.0, init=False)  # the limit when failures began to cut it
     _lossy: bool = field(default=False, init=False)  # whether losses ever set the plateau
     _round: Round = field(default_factory=Round, init=False)
@@ -157,6 +165,10 @@ class Limiter:
         self._round.answered(now, seconds=seconds, output_tokens=output_tokens)
         self._judge(now)
 
+    def waited(self, now: float, seconds: float) -> None:
+        """Book how long something that was ready waited for our own event loop: lag, which is no gateway's latency."""
+        self._round.waited(now, seconds)
+
     @property
     def _size(self) -> int:
         return max(self.limit, START)
@@ -200,10 +212,14 @@ class Limiter:
         overdue = this.ended < size and this.slot_seconds > _OVERDUE * usual
         if (this.ended < size and not overdue) or not this.latency.answers:
             return
+        own = self._own_share()
         over, error = this.latency.over(base) if base.answers else (0.0, 0.0)
+        over += math.log(max(0.25, 1 - _HOPS * own))
         if this.ended < size and self._base.is_firm and this.slot_seconds > _STUCK * usual:
             # by Little's law: those that have not ended count as well
             over = max(over, math.log(this.slot_seconds * size / ((this.ended + 1) * usual)))
+        if this.ended >= size and self._is_eased(now, own):
+            return
         if over > _SLOW:
             if over > _SLOW + 2 * error:
                 self._too_slow(now, over)
@@ -240,12 +256,40 @@ class Limiter:
             else:
                 self._sunk_from = 0.0
         if saturated and this.lost <= explained:
-            self._next_round(now, grow=fine and this.ended >= START)
+            self._next_round(now, grow=fine and this.ended >= START, own=own)
         else:
             # one lost is nothing; one lost in each of two rounds is a limit that is a little too high
             carried = 0 if self._slow_start or self._is_below() else this.lost - this.carried
             self._next_round(now, grow=False)
             self._round.carry(carried)
+
+    def _begin(self, now: float, *, settle: float) -> None:
+        # bursts and lulls are shorter than it takes to answer: a lag fades, and is seen at once
+        self._lag = max(self._round.lag, _LAG_KEPT * self._lag + (1 - _LAG_KEPT) * self._round.lag)
+        self._round.begin(now, settle=settle)
+
+    def _own_share(self) -> float:
+        """How long what is ready waits for our own event loop because of what is in flight, as a share of an answer."""
+        lag = max(self._round.lag, self._lag)
+        self._foreign = min(self._foreign, lag)
+        return max(0.0, lag - self._foreign - _ALWAYS) / self._round.seconds_an_answer
+
+    def _is_eased(self, now: float, own: float) -> bool:
+        """Ask for less where our own event loop cannot keep up; put it back where that does not help."""
+        if self._eased is not None:
+            (limit, before), self._eased = self._eased, None
+            if own > _LAGGING and self._round.lag > _EASE * before:
+                self._foreign = self._round.lag
+                self._raise_to(limit, now)
+                self._begin(now, settle=0.0)
+                return True
+        if own > 2 * _LAGGING and self._limit > START and self.fixed is None:
+            self._eased = self._limit, max(self._round.lag, self._lag)
+            self._limit = max(float(START), _EASE * self._limit)
+            self._begin(now, settle=_SETTLE * self._slowest)
+            self._lag = 0.0
+            return True
+        return False
 
     def _allow_for_chance(self) -> None:
         if self._is_below():
@@ -306,27 +350,29 @@ class Limiter:
             self._patience = _PATIENCE
         self._allow_for_chance()
         self._slow_start = False
-        self._trial = None
+        self._trial = self._eased = None
         self._held = self._doubts = 0
         self._cut_at = now
         self._limit = max(1.0, to) if self.fixed is None else self._limit
         self._lower(plateau=plateau)
         self._fine = min(self._fine, self._limit)
         self._before = self._limit
-        self._round.begin(now, settle=_SETTLE * self._slowest)
+        self._begin(now, settle=_SETTLE * self._slowest)
 
     def _lower(self, *, plateau: float) -> None:
         self._plateau = plateau
         if self.fixed is None:
             self._limit = max(1.0, min(self._limit, _BELOW * plateau))
 
-    def _next_round(self, now: float, *, grow: bool) -> None:
-        self._round.begin(now, settle=0.0)
+    def _next_round(self, now: float, *, grow: bool, own: float = 0.0) -> None:
+        self._begin(now, settle=0.0)
         self._before = self._limit
         if not grow or self.fixed is not None:
             return
         if self._slow_start:
-            self._raise_to(2 * self._limit, now)
+            self._raise_to((2 - 0.9 * min(1.0, own / _LAGGING)) * self._limit, now)
+        elif own > _LAGGING:
+            self._held = 0
         elif self._plateau is not None and self._limit < _BELOW * self._plateau:
             step = max(self._limit + 1, 1.2 * self._limit, min(2 * self._limit, self._plateau / 2))
             self._raise_to(min(_BELOW * self._plateau, step), now)

@@ -239,6 +239,7 @@ class Runner:
             raise refuse_unpriced(self.model)
         await self._journal.open()
         self._job = await self._journal.ask(self._make_job)
+        self._journal.on_late = self._job.limiter.waited
         failpoints.reach("job: about to be noted in the ledger")
         self._number = await self._journal.ask(self._start_job)
         failpoints.reach("job: noted")

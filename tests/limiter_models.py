@@ -60,8 +60,9 @@ class Gateway:
     for those who come), "wait" (first come, first served) or nothing. A refusal or failure takes `quick` seconds.
     `refused` and `failed` are shares that have nothing to do with the load, `slow` is a factor on all latencies, by
     time each. `per_minute` and `tokens_per_minute` are buckets, which `tells` tells of in headers; others take
-    a share of them. `cold` is what the
-    first answer takes on top, `ideal` the answers a second of a client that knows all this.
+    a share of them. `cold` is what the first answer takes on top. Each answer takes `ours` seconds of the client's one
+    core, one after the other, and something else there makes it wait for `busy` seconds four times. `ideal` are the
+    answers a second of a client that knows all this.
     """
 
     ideal: Schedule
@@ -76,6 +77,8 @@ class Gateway:
     per_minute: float | None = None
     tokens_per_minute: float | None = None
     cold: float = 0.0
+    ours: float = 0.0
+    busy: float = 0.0
     tells: bool = False
     others: float = 0.0
 
@@ -162,7 +165,7 @@ def simulate(gateway: Gateway, limiter: Limiter | Controller, *, seconds: float,
     tokens = None if gateway.tokens_per_minute is None else Bucket(gateway.tokens_per_minute, gateway.others)
     in_flight = held = waiting = failing = 0
     pacer, marks = Pacer(), dict[int, tuple[Mark, Buckets]]()
-    size = rng.uniform(500, 1500)
+    size, read_at = rng.uniform(500, 1500), 0.0
 
     def arrive() -> None:
         nonlocal held, waiting, failing
@@ -228,8 +231,17 @@ def simulate(gateway: Gateway, limiter: Limiter | Controller, *, seconds: float,
             if kind == "change":
                 continue
             waiting -= kind == "answered"
-            failing -= kind != "answered"
+            failing -= kind in {"refused", "failed"}
+        if kind == "answered" and gateway.ours:
+            began, read_at = now, max(now, read_at) + gateway.ours
+            wait = read_at - gateway.ours - began + 4 * gateway.busy
+            heapq.heappush(timed, (read_at + 4 * gateway.busy, number, "read", sent, wait))
+            continue
         in_flight -= 1
+        if kind == "read":
+            kind = "answered"
+            if isinstance(limiter, Limiter):
+                limiter.waited(now, (retry_after or 0.0) / 4)
         if number in marks:
             mark, told = marks.pop(number)
             pacer.told(now, mark, told, refused=kind == "refused")
@@ -266,6 +278,11 @@ def open_gateway(mean: float, *, slow: Schedule = PLAIN, **more: Any) -> Gateway
     return Gateway(ideal=ideal, slow=slow, **more)
 
 
+def own_core(seconds: float) -> Gateway:
+    """A gateway without a limit, faster than what a core can read: 1.5 ms an answer."""
+    return Gateway(ideal=steady(1 / 1.5e-3), seconds=lambda rng: seconds * narrow(rng), ours=1.5e-3)
+
+
 def spikes(factor: float, length: float, every: float) -> Schedule:
     """Times of `length` seconds in which all is slower."""
     moments = [(every * number, factor) for number in range(1, 20)]
@@ -292,6 +309,9 @@ GATEWAYS: dict[str, Gateway] = (
     | {
         "open": open_gateway(MEAN),
         "open, fast": open_gateway(MEAN / 5, seconds=lambda rng: narrow(rng) / 5),
+        "open, our own core": own_core(0.1),
+        "open, our own core, fast": own_core(0.02),
+        "open, a busy core": open_gateway(0.1046 + 0.08, seconds=lambda rng: narrow(rng) / 10, ours=1e-4, busy=0.02),
         "open, cold start": open_gateway(MEAN, cold=8.0),
         "1 % 429": open_gateway(MEAN, refused=steady(0.01)),
         "1 % slow 429": open_gateway(MEAN, refused=steady(0.01), quick=1.0),

@@ -79,6 +79,20 @@ def test_what_is_no_cliff_is_not_taken_for_one(name: str, since: float) -> None:
     assert trace.share(GATEWAYS[name], since, since + 180) >= 0.8
 
 
+@pytest.mark.parametrize(
+    ("name", "right", "most"), [("open, our own core", 67, 160), ("open, our own core, fast", 14, 50)]
+)
+def test_what_our_own_core_cannot_read_is_not_asked_for(name: str, right: int, most: int) -> None:
+    trace = work(name, seconds=30)
+    assert trace.share(GATEWAYS[name], 2, 30) >= 0.95
+    assert max(limit for _, limit in trace.limits) <= most
+    assert trace.typical_limit(2, 30) <= 1.7 * right
+
+
+def test_a_core_that_others_keep_busy_holds_nothing_back() -> None:
+    assert work("open, a busy core", seconds=60).share(GATEWAYS["open, a busy core"], 5, 60) >= 0.95
+
+
 @pytest.mark.parametrize("name", ["600 a minute", "6000 a minute", "600k tokens a minute"])
 def test_a_bucket_of_requests_or_tokens_is_emptied_as_fast_as_it_fills(name: str) -> None:
     trace = work(name, seconds=300)
