@@ -29,6 +29,9 @@ _BELOW = 0.98  # of the plateau: where the limit rests
 _PATIENCE = 4  # rounds at rest before it is probed; doubled each time that the probe ends at the same plateau
 # At most; a refusal costs little, a failure may have been billed, and what is slow is in the way for long
 _PATIENCE_REFUSED, _PATIENCE_FAILED, _PATIENCE_SLOW = 16, 32, 64
+_SUNK = 0.8  # times the last limit at rest: a plateau under that is that of a gateway that has less room now
+_TRIES = 16  # probes that do not wait longer each time
+_WINDOW = 2.0  # times what a refusal takes
 _MANY_LOST = 0.1  # of a round: too many even below the plateau
 _SOME_FAILED = 0.05  # of a round: too many where the limit may be too high
 _MOST_CHANCE = 0.05  # a share of losses that may be taken for chance
@@ -72,6 +75,12 @@ class Limiter:
     _eased: tuple[float, float] | None = field(default=None, init=False)  # the limit before it, and the lag
     _lag: float = field(default=0.0, init=False)  # of the rounds before: seconds
     _foreign: float = field(default=0.0, init=False)  # lag that does not come from how many are in flight
+    _rest: float = field(default=0.0, init=False)  # the last limit at rest
+    _was: float = field(default=0.0, init=False)  # that before the gateway had less room, while it is tried again
+    _tries: int = field(default=0, init=False)
+    _opening: int = field(default=0, init=False)  # how many may leave together after refusals; 0: as many as there are
+    _ceiling: int | None = field(default=None, init=False)
+    _window: float = field(default=0.0, init=False)  # seconds between those
     _sunk_from: float = field(default=0.0, init=False)  # the limit when failures began to cut it
     _lossy: bool = field(default=False, init=False)  # whether losses ever set the plateau
     _round: Round = field(default_factory=Round, init=False)
@@ -101,7 +110,19 @@ class Limiter:
     def may_send(self, now: float, in_flight: int) -> bool:
         """Whether one more request may leave now."""
         self._round.flies(now, in_flight)
-        return now >= self._frozen_until and in_flight < self.limit
+        if now < self._frozen_until:
+            return False
+        if in_flight >= self.limit:
+            self._opening = 0
+            return False
+        if self._opening and self._ceiling is None:
+            self._ceiling = in_flight + self._opening
+        elif self._opening and self._ceiling is not None and in_flight >= self._ceiling:
+            # those that have left tell whether there is room, as quickly as others were refused
+            self._opening, self._ceiling = 2 * self._opening, None
+            self._freeze(now + self._window)
+            return False
+        return True
 
     @property
     def frozen_until(self) -> float:
@@ -116,7 +137,10 @@ class Limiter:
         """Book a 429 after `seconds`, while `in_flight` other requests were being held by the gateway."""
         sent = now - seconds
         self._round.lose(now, seconds=seconds)
-        tolerated = self._tolerated(1.0)
+        is_quick, is_probe = seconds < self._usual / 2, self._is_probe()
+        tolerated = self._tolerated(0.0 if is_probe and is_quick else 1.0)
+        if is_quick and (self._limit < self._was or (self._is_below() and self._round.lost > tolerated)):
+            self._opening, self._ceiling, self._window = 1, None, _WINDOW * seconds
         if retry_after:
             self._freeze(now + retry_after * (1 + 0.25 * jitter))
         elif sent >= self._paused_at:
@@ -130,13 +154,16 @@ class Limiter:
             self._refusals += 1
             self._paused_at = now
         # what was refused at once tells how many were held just then
-        held = max(1.0, float(in_flight)) if seconds < self._usual / 2 else math.inf
+        held = max(1.0, float(in_flight)) if is_quick else math.inf
+        if held < _SUNK * self._rest:
+            self._was, self._tries = max(self._was, self._rest), _TRIES
         if sent < self._cut_at:
             self._lower(plateau=min(self._plateau or held, held))
         elif self._round.lost > tolerated or retry_after:
             self._lossy = True
             held = min(held, self._limit)
-            self._cut(now, plateau=held, to=_CUT * held, patience=_PATIENCE_REFUSED)
+            to = held if is_probe and is_quick and self._before <= held else _CUT * held
+            self._cut(now, plateau=held, to=to, patience=_PATIENCE_REFUSED)
 
     def failed(self, now: float, *, seconds: float, jitter: float) -> None:
         """Book a 5xx or a time-out: no growth this round, a cut when they are many, a pause in an outage."""
@@ -176,6 +203,9 @@ class Limiter:
     @property
     def _just_under(self) -> float:
         return max(1.0, int(self._limit + 0.5) - 1.0)
+
+    def _is_probe(self) -> bool:
+        return self._held > self._patience or 0 < self._limit < self._was
 
     def _is_below(self) -> bool:
         return self._plateau is not None and self._limit <= max(1.0, _BELOW * self._plateau) + 1e-9
@@ -342,7 +372,10 @@ class Limiter:
     def _cut(self, now: float, *, plateau: float, to: float, patience: int, lost: float = 1.0) -> None:
         """Lower the limit; `lost` is the share of the answers that the higher one cost."""
         is_same = self._plateau is not None and 0.8 < plateau / self._plateau < 1.25
-        if is_same and self._held > self._patience:
+        if is_same and self._held > self._patience and self._was:
+            self._tries -= 1
+            self._was = self._was if self._tries > 0 else 0.0
+        elif is_same and self._held > self._patience:
             # a probe ended where the one before did: the next one waits longer, the more so the more this one cost
             rounds = 4 * lost * (now - self._raised_at + self._slowest) / self._usual
             self._patience = int(min(patience, max(min(2 * self._patience, _PATIENCE_FAILED), rounds)))
@@ -380,12 +413,20 @@ class Limiter:
         else:
             # at rest: hold, then probe by +1 +1 +2 +2 +4 ...
             self._held += 1
-            if self._held > self._patience:
+            if self._held <= self._patience:
+                self._rest = self._limit
+                self._was = self._was if self._limit < _SUNK * self._was else 0.0
+            elif self._limit < self._was and self._held > self._patience + 1:
+                # there is room again: back to where it was before the gateway had less
+                self._raise_to(min(2 * self._limit, self._was), now)
+            else:
                 self._raise_to(self._limit + 2.0 ** min((self._held - self._patience - 1) // 2, 6), now)
 
     def _raise_to(self, limit: float, now: float) -> None:
         self._raised_at = now
         self._limit = min(float(self.cap), limit)
+        if self._limit < self._was:
+            self._opening, self._ceiling = 1, None
 
 
 def _by_chance(expected: float) -> float:

@@ -7,7 +7,7 @@ import asyncio
 
 import pytest
 from limiter_controllers import CONTROLLERS, Controller
-from limiter_models import CLIFFS, COMPARED, GATEWAYS, MEAN, NONE, Gateway, Trace, simulate, steady
+from limiter_models import CLIFFS, COMPARED, GATEWAYS, MEAN, NONE, OWN_CORE, Gateway, Trace, simulate, steady
 
 from packer.errors import Failure, TransportError
 from packer.exchange import Prompt, Reply
@@ -79,18 +79,17 @@ def test_what_is_no_cliff_is_not_taken_for_one(name: str, since: float) -> None:
     assert trace.share(GATEWAYS[name], since, since + 180) >= 0.8
 
 
-@pytest.mark.parametrize(
-    ("name", "right", "most"), [("open, our own core", 67, 160), ("open, our own core, fast", 14, 50)]
-)
+@pytest.mark.parametrize(("name", "right", "most"), [("0.1 s", 67, 160), ("0.02 s", 14, 50)])
 def test_what_our_own_core_cannot_read_is_not_asked_for(name: str, right: int, most: int) -> None:
-    trace = work(name, seconds=30)
-    assert trace.share(GATEWAYS[name], 2, 30) >= 0.95
+    trace = simulate(OWN_CORE[name], Limiter(), seconds=30, seed=0)
+    assert trace.share(OWN_CORE[name], 2, 30) >= 0.95
     assert max(limit for _, limit in trace.limits) <= most
     assert trace.typical_limit(2, 30) <= 1.7 * right
 
 
 def test_a_core_that_others_keep_busy_holds_nothing_back() -> None:
-    assert work("open, a busy core", seconds=60).share(GATEWAYS["open, a busy core"], 5, 60) >= 0.95
+    gateway = OWN_CORE["busy"]
+    assert simulate(gateway, Limiter(), seconds=30, seed=0).share(gateway, 5, 30) >= 0.95
 
 
 @pytest.mark.parametrize("name", ["600 a minute", "6000 a minute", "600k tokens a minute"])
