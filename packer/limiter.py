@@ -139,7 +139,8 @@ class Limiter:
         self._round.lose(now, seconds=seconds)
         is_quick, is_probe = seconds < self._usual / 2, self._is_probe()
         tolerated = self._tolerated(0.0 if is_probe and is_quick else 1.0)
-        if is_quick and (self._limit < self._was or (self._is_below() and self._round.lost > tolerated)):
+        surprises = self._is_below() and self._round.lost > max(1.0, _by_chance(self._chance * self._size))
+        if is_quick and (surprises or self._limit < self._was):
             self._opening, self._ceiling, self._window = 1, None, _WINDOW * seconds
         if retry_after:
             self._freeze(now + retry_after * (1 + 0.25 * jitter))
