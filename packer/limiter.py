@@ -30,6 +30,7 @@ _PATIENCE = 4  # rounds at rest before it is probed; doubled each time that the 
 # At most; a refusal costs little, a failure may have been billed, and what is slow is in the way for long
 _PATIENCE_REFUSED, _PATIENCE_FAILED, _PATIENCE_SLOW = 16, 32, 64
 _SUNK = 0.8  # times the last limit at rest: a plateau under that is that of a gateway that has less room now
+_FROZEN, _FROZEN_TRYING = 40, 10  # rounds at rest for one that a probe is frozen: a fortieth, a tenth while trying
 _TRIES = 16  # probes that do not wait longer each time
 _WINDOW = 2.0  # times what a refusal takes
 _MANY_LOST = 0.1  # of a round: too many even below the plateau
@@ -163,8 +164,9 @@ class Limiter:
         elif self._round.lost > tolerated or retry_after:
             self._lossy = True
             held = min(held, self._limit)
+            # a probe that is refused has found the limit, and nothing has piled up
             to = held if is_probe and is_quick and self._before <= held else _CUT * held
-            self._cut(now, plateau=held, to=to, patience=_PATIENCE_REFUSED)
+            self._cut(now, plateau=held, to=to, patience=_PATIENCE_REFUSED, frozen=retry_after or 0.0)
 
     def failed(self, now: float, *, seconds: float, jitter: float) -> None:
         """Book a 5xx or a time-out: no growth this round, a cut when they are many, a pause in an outage."""
@@ -370,15 +372,20 @@ class Limiter:
             self._base.learn(latency, self._limit, steady=True)
         self._next_round(now, grow=False)
 
-    def _cut(self, now: float, *, plateau: float, to: float, patience: int, lost: float = 1.0) -> None:
-        """Lower the limit; `lost` is the share of the answers that the higher one cost."""
+    def _cut(
+        self, now: float, *, plateau: float, to: float, patience: int, lost: float = 1.0, frozen: float = 0.0
+    ) -> None:
+        """Lower the limit; `lost` is the share of the answers that the higher one cost, on top of `frozen` seconds."""
         is_same = self._plateau is not None and 0.8 < plateau / self._plateau < 1.25
+        freezes = frozen / self._usual
         if is_same and self._held > self._patience and self._was:
+            self._patience = int(min(_PATIENCE_SLOW, max(_PATIENCE, _FROZEN_TRYING * freezes)))
             self._tries -= 1
             self._was = self._was if self._tries > 0 else 0.0
         elif is_same and self._held > self._patience:
             # a probe ended where the one before did: the next one waits longer, the more so the more this one cost
-            rounds = 4 * lost * (now - self._raised_at + self._slowest) / self._usual
+            rounds = max(4 * lost * (now - self._raised_at + self._slowest) / self._usual, _FROZEN * freezes)
+            patience = int(min(_PATIENCE_SLOW, max(patience, _FROZEN * freezes)))
             self._patience = int(min(patience, max(min(2 * self._patience, _PATIENCE_FAILED), rounds)))
         elif not is_same:
             self._patience = _PATIENCE

@@ -55,14 +55,14 @@ class Gateway:
     """What a gateway does with one request more.
 
     `slots` is where the cliff stands, by time. `over` says what happens beyond it: "refuse" (429), "fail" (503),
-    "crowd" (503, and those who wait for theirs count as load), "divide" (the speed is divided by the load to the power
-    of `power`: 1 keeps the throughput, 2 lets it fall), "stall" (ten times slower for all), "stick" (ten times slower
-    for those who come), "wait" (first come, first served) or nothing. A refusal or failure takes `quick` seconds.
-    `refused` and `failed` are shares that have nothing to do with the load, `slow` is a factor on all latencies, by
-    time each. `per_minute` and `tokens_per_minute` are buckets, which `tells` tells of in headers; others take
-    a share of them. `cold` is what the first answer takes on top. Each answer takes `ours` seconds of the client's one
-    core, one after the other, and something else there makes it wait for `busy` seconds four times. `ideal` are the
-    answers a second of a client that knows all this.
+    "crowd" (503, and those who wait for theirs count as load), "divide" (the speed is divided by the load to the
+    power of `power`: 1 keeps the throughput, 2 lets it fall), "stall" (ten times slower for all), "stick" (ten
+    times slower for those who come), "wait" (first come, first served) or nothing. A refusal or failure takes
+    `quick` seconds, and a refusal tells `retry_after`. `refused` and `failed` are shares that have nothing to do
+    with the load, `slow` is a factor on all latencies, by time each. `per_minute` and `tokens_per_minute` are
+    buckets, which `tells` tells of in headers; others take a share of them. `cold` is what the first answer takes
+    on top. Each answer takes `ours` seconds of the client's one core, one after the other, and something else there
+    makes it wait for `busy` seconds four times. `ideal` are the answers a second of a client that knows all this.
     """
 
     ideal: Schedule
@@ -71,6 +71,7 @@ class Gateway:
     over: str = ""
     power: float = 1.0
     quick: float = 0.05
+    retry_after: float | None = None
     refused: Schedule = NONE
     failed: Schedule = NONE
     slow: Schedule = PLAIN
@@ -180,7 +181,7 @@ def simulate(gateway: Gateway, limiter: Limiter | Controller, *, seconds: float,
         if wait > 0:
             lost = ("refused", float(int(wait) + 1))
         elif rng.random() < at(gateway.refused, now) or (full and gateway.over == "refuse"):
-            lost = ("refused", None)
+            lost = ("refused", gateway.retry_after)
         elif rng.random() < at(gateway.failed, now) or (full and gateway.over in {"fail", "crowd"}):
             lost = ("failed", None)
         if lost is not None:
