@@ -12,7 +12,7 @@ import packer
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
     {"errors", "failpoints", "items", "usage"},
-    {"exchange", "task"},
+    {"exchange", "records", "task"},
     {
         "answers",
         "budget",
@@ -40,7 +40,20 @@ FLOORS = [
     {"runner", "testing"},
     {"sync"},
     {"__init__"},
-    {"arguments", "cli", "labelling", "ledger_view", "models_view", "order", "outputs", "plan_view", "planning"}
+    {
+        "arguments",
+        "cli",
+        "evaluating",
+        "evaluation",
+        "evaluation_view",
+        "labelling",
+        "ledger_view",
+        "models_view",
+        "order",
+        "outputs",
+        "plan_view",
+        "planning",
+    }
     | {"progress", "report", "seen", "signals", "summary", "tables"},
     {"__main__"},
 ]
@@ -48,12 +61,26 @@ FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = sorted((ROOT / "packer").glob("*.py"))
 # What was one file and became several is still one room: its files may name each other
 ROOMS = [
+    {"records", "task"},
     {"answers", "json_scan"},
     {"limiter", "rounds"},
     {"headers", "refusals", "replies"},
     {"ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows"},
     {"connections", "local", "providers", "tokens", "transport", "wire"},
-    {"arguments", "cli", "labelling", "ledger_view", "models_view", "order", "outputs", "plan_view", "planning"}
+    {
+        "arguments",
+        "cli",
+        "evaluating",
+        "evaluation",
+        "evaluation_view",
+        "labelling",
+        "ledger_view",
+        "models_view",
+        "order",
+        "outputs",
+        "plan_view",
+        "planning",
+    }
     | {"progress", "report", "seen", "signals", "summary", "tables"},
 ]
 
