@@ -269,7 +269,7 @@ def _write_audit(audit: AuditResult, size: int) -> str:
     changed = f"packing changes {100 * share.low:.1f} to {100 * share.high:.1f} % of the answers (95 % sure)"
     if audit.broken:
         verdict = f"over the promised {promise}, so packs became smaller; --max-items {size} begins there"
-    elif share.high <= audit.promise:
+    elif audit.is_kept:
         verdict = f"the promised {promise} at most is kept"
     else:
         verdict = f"to be sure of {promise} at most, more would have to be asked"

@@ -137,6 +137,18 @@ def test_the_evidence_is_looked_at_after_20_30_and_45_items() -> None:
         assert fired.index(True) + 1 == found_out
 
 
+def test_a_promise_is_kept_for_sure_once_enough_items_agree() -> None:
+    audit = Audit(1.0, 0.03, cap=20)
+    kept = []
+    for _ in range(99):
+        audit.compared(agreed=True, size=20, number=1)
+        kept.append(audit.result().is_kept)
+    assert kept == [False] * 98 + [True]
+    assert not Audit(1.0, 0.03, cap=20).result().is_kept
+    audit.broken = True
+    assert not audit.result().is_kept
+
+
 def test_packs_that_are_smaller_already_are_judged_for_themselves() -> None:
     audit = Audit(1.0, 0.03, cap=20)
     for _ in range(20):
