@@ -12,7 +12,7 @@ from test_simulation import SEEDS
 from test_untrusted import STATED, power
 
 import packer
-from packer import evaluating, runner
+from packer import evaluating, intake
 from packer.arguments import EVALUATED_BY
 from packer.canaries import find_canaries
 from packer.estimates import AnswerAllowance
@@ -81,7 +81,7 @@ def test_every_option_on_the_page_about_quality_exists_and_it_names_every_way_to
     assert re.findall(r"^\| `--by ([a-z-]+)` \|", page, re.MULTILINE) == list(EVALUATED_BY)
     assert all(way in shown for way in EVALUATED_BY)
     assert f"({evaluating._MOST_LABELS:,} at most)" in page
-    assert f"within {runner._SLICE} items" in page
+    assert f"within {intake._SLICE} items" in page
 
 
 def test_the_readmes_test_command_is_what_ci_runs() -> None:
