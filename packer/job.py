@@ -294,6 +294,11 @@ class Job:
         for key in request.pack.keys:
             self.board.give_up(key, Status.PENDING, f"stopped: {reason}")
 
+    def abandon(self) -> None:
+        """Nobody reads what is in flight any more: it takes no room from others, and its reserve stays set aside."""
+        self.route.in_flight -= self.in_flight
+        self.in_flight = 0
+
     def is_waiting(self) -> bool:
         """Whether somebody waits for a result."""
         return not self.board.is_empty()

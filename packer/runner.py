@@ -333,6 +333,8 @@ class Runner:
         try:
             # a request that is abandoned here stays open in the ledger: the next run finds it in doubt
             await self._crew.cancel()
+            self._job.abandon()
+            self._account.wake()
             if self._timer is not None:
                 self._timer.cancel()
             self._tell_changes()
