@@ -42,7 +42,10 @@ _TROUBLES = {Failure.OVERLOADED, Failure.LOST, Failure.CONFLICT, Failure.NOT_SEN
 
 @dataclass(slots=True)
 class Job:
-    """One job. `attempt` is the first unused attempt number; `doubtful` the keys that `hold` does not ask again."""
+    """One job. `attempt` is the first unused attempt number; `doubtful` the keys that `hold` does not ask again.
+
+    `confidence` asks the gateway for the tokens of its answers.
+    """
 
     board: Board
     requests: Requests
@@ -53,6 +56,7 @@ class Job:
     rng: random.Random
     attempt: int
     hold: bool
+    confidence: bool = False
     doubtful: set[str] = field(default_factory=set)
     pacer: Pacer = field(default_factory=Pacer, init=False)
     stopped: str | None = field(default=None, init=False)
@@ -71,10 +75,10 @@ class Job:
 
     # Items in
 
-    def recall(self, fresh: Mapping[str, str], known: Mapping[str, Any]) -> None:
-        """Answer from the ledger what is `known`, and queue the rest of `fresh`."""
+    def recall(self, fresh: Mapping[str, str], known: Mapping[str, Any], sure: Mapping[str, float]) -> None:
+        """Answer from the ledger what is `known`, as `sure` as it was then, and queue the rest of `fresh`."""
         for key, value in known.items():
-            self.board.answer(key, value, known=True)
+            self.board.answer(key, value, known=True, confidence=sure.get(key))
         asked = {key: text for key, text in fresh.items() if key not in known}
         for key in self.board.drop_unwanted(asked):  # whoever asked left while the ledger was looked at
             del asked[key]
@@ -207,7 +211,7 @@ class Job:
         nonce = "".join(self.rng.choices(_NONCE_LETTERS, k=4))
         canaries = self._draw_canaries(len(pack))
         user = write_user(canaries.mix(pack.texts), nonce)
-        prompt = Prompt(self.requests.system, user, self.requests.schema, max_tokens)
+        prompt = Prompt(self.requests.system, user, self.requests.schema, max_tokens, self.confidence)
         self.in_flight += 1
         request = Request(self.attempt, pack, record, prompt, nonce, reserve, self.in_flight, canaries, mark)
         self.attempt += 1
@@ -240,7 +244,7 @@ class Job:
         self._account(verdict)
         keys = request.pack.keys
         for number, value in verdict.rows.items():
-            self.board.answer(keys[number - 1], value, known=False)
+            self.board.answer(keys[number - 1], value, known=False, confidence=verdict.confidences.get(number))
         rest = request.pack.without({keys[number - 1] for number in verdict.rows})
         outcome = self._learn(request, outcome, verdict, now)
         record = request.record.after(outcome)

@@ -20,10 +20,11 @@ from typing import Any, Self
 from packer.errors import LedgerDamaged, LedgerError
 from packer.items import canonical_json
 from packer.ledger_check import find_problems
-from packer.ledger_file import SCHEMA_VERSION, LedgerFile, Row, checksum
+from packer.ledger_file import LedgerFile, Row, checksum
 from packer.ledger_rows import (
     ANSWER_COLUMNS,
     ATTEMPT_COLUMNS,
+    CONFIDENCE_COLUMNS,
     FIRST_ID,
     JOB_COLUMNS,
     Attempt,
@@ -159,17 +160,15 @@ class Ledger:
 
     def find(self, keys: Sequence[str]) -> dict[str, Any]:
         """The answers that are known, by their key: a label or a record's fields each."""
-        found = {}
-        # in the order of the tree, so that neighbours are read from one page
-        ordered = sorted(set(keys))
-        for start in range(0, len(ordered), _FIND_KEYS):
-            part = ordered[start : start + _FIND_KEYS]
-            marks = ", ".join("?" * len(part))
-            sql = f"SELECT {ANSWER_COLUMNS} FROM answers WHERE key IN ({marks})"  # noqa: S608  question marks only
-            for row in self._file.read(sql, part):
-                self._sound([row], f"answer {row[0]}")
-                found[row[0]] = json.loads(row[1])
-        return found
+        rows = self._rows_of(keys, f"SELECT {ANSWER_COLUMNS} FROM answers")  # noqa: S608  constants
+        return {row[0]: json.loads(self._sound([row], f"answer {row[0]}")[1]) for row in rows}
+
+    def confidences(self, keys: Sequence[str]) -> dict[str, float]:
+        """How sure the model was of the answers to `keys`, by their key, where that is known."""
+        if self._file.version < 2:
+            return {}
+        rows = self._rows_of(keys, f"SELECT {CONFIDENCE_COLUMNS} FROM confidences")  # noqa: S608  constants
+        return {row[0]: float(self._sound([row], f"confidence {row[0]}")[1]) for row in rows}
 
     def doubtful_keys(self) -> frozenset[str]:
         """The keys of attempts in doubt that have no answer yet, of all jobs."""
@@ -194,7 +193,7 @@ class Ledger:
         spending = self._spending([row[:5] for row in rows], doubt_texts)
         counts = {AttemptState(row[0]): row[1] for row in rows}
         return LedgerStatistics(
-            schema_version=SCHEMA_VERSION,
+            schema_version=self._file.version,
             file_bytes=self._file.size(),
             jobs=self._file.read("SELECT count(*) FROM jobs")[0][0],
             answers=self._file.read("SELECT count(*) FROM answers")[0][0],
@@ -268,6 +267,20 @@ class Ledger:
             "INSERT INTO answers VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
             ((*answer, checksum(answer)) for answer in answers),
         )
+        # of this attempt's answers only: where an earlier one stands, how sure it was stands too
+        sure = ((key, value, attempt) for key, value in closing.confidences.items())
+        db.executemany(
+            "INSERT INTO confidences SELECT ?1, ?2, ?3, ?4"
+            " WHERE EXISTS (SELECT 1 FROM answers WHERE key = ?1 AND attempt = ?3) ON CONFLICT (key) DO NOTHING",
+            ((*row, checksum(row)) for row in sure),
+        )
+
+    def _rows_of(self, keys: Sequence[str], select: str) -> Iterator[Row]:
+        # in the order of the tree, so that neighbours are read from one page
+        ordered = sorted(set(keys))
+        for start in range(0, len(ordered), _FIND_KEYS):
+            part = ordered[start : start + _FIND_KEYS]
+            yield from self._file.read(f"{select} WHERE key IN ({', '.join('?' * len(part))})", part)
 
     def _spending(self, rows: Sequence[Row], doubt_texts: int) -> Spending:
         sums = dict.fromkeys(AttemptState, 0)

@@ -35,6 +35,7 @@ class RunnerOptions(TypedDict, total=False):
     linger: float
     on_event: Callable[[Event], None] | None
     untrusted: bool
+    confidence: bool
 
 
 def read_usd(name: str, given: Decimal | float | str) -> Decimal:

@@ -72,6 +72,7 @@ class Runner:
     long, in seconds, a single text waits for others to share its pack. `on_event` is called with everything that
     happens; it must not block. `untrusted` is for texts whose writers may want to steer the labels: packs of 5 where no
     `limits` are given, and two of the task's canaries in each; `docs/untrusted.md` says what that detects and what not.
+    `confidence` asks the gateway for log-probabilities, so that results tell how sure the model was.
 
     Raises `CallError` for what is wrong with the call and `LedgerError`, both on entering.
     """
@@ -95,6 +96,7 @@ class Runner:
         linger: float = 0.02,
         on_event: Callable[[Event], None] | None = None,
         untrusted: bool = False,
+        confidence: bool = False,
     ) -> None:
         self.task = task
         self.model = model
@@ -111,6 +113,7 @@ class Runner:
         self._seed = seed
         self._linger = linger
         self._on_event = on_event
+        self._confidence = confidence
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -265,6 +268,7 @@ class Runner:
             rng=random.Random(self._seed),  # noqa: S311  shuffles and jitter, no secrets
             attempt=ledger.next_attempt(),
             hold=hold,
+            confidence=self._confidence,
             doubtful=set(ledger.doubtful_keys()) if hold else set(),
         )
 
@@ -314,7 +318,8 @@ class Runner:
     async def _register(self, slots: list[Slot]) -> None:
         fresh = self._job.board.register(slots)
         known = await self._journal.ask(lambda ledger: ledger.find(list(fresh))) if fresh else {}
-        self._job.recall(fresh, known)
+        sure = await self._journal.ask(lambda ledger: ledger.confidences(list(known))) if self._confidence else {}
+        self._job.recall(fresh, known, sure)
         self._flush_at = self._loop.time() + self._linger
         self._wake.set()
 

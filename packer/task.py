@@ -6,6 +6,7 @@ A task is checked when it is made, once: what is wrong is a `TaskError` that nam
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import tomllib
 import unicodedata
@@ -160,6 +161,12 @@ class Task:
     def load(self, value: Any) -> tuple[str | None, Any]:
         """A stored answer as (label, record), one of the two None; a record as an instance of the task's model."""
         return (value, None) if self._record is None else (None, self._record.load(value))
+
+    @cached_property
+    def open_labels(self) -> frozenset[str]:
+        """The labels with which another one begins: only what follows them tells that they are whole."""
+        pairs = itertools.pairwise(sorted(self._by_folded))
+        return frozenset(self._by_folded[one] for one, other in pairs if other.startswith(one))
 
     @cached_property
     def fingerprint(self) -> str:

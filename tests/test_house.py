@@ -17,6 +17,7 @@ FLOORS = [
         "answers",
         "budget",
         "canaries",
+        "confidence",
         "estimates",
         "events",
         "headers",
