@@ -227,7 +227,7 @@ class _Reader:
             raise _DefectError(repeated, "expected each number once, got one twice and another never")
         if len(every) > 1 and 0 < len(self.rows) < self._count:
             raise _DefectError(every[-1].path, "expected one answer, got another and not every number")
-        if self.places is not None:
+        if self.places:
             self._locate(every, self.places)
 
     def _locate(self, every: Sequence[_Rows], places: Places) -> None:

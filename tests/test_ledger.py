@@ -792,7 +792,7 @@ def test_a_ledger_of_a_later_version_is_refused_and_unchanged(path: Path, read_o
 def test_a_ledger_with_other_tables_is_damaged(path: Path, statement: str, read_only: bool) -> None:
     filled(path, 20)
     by_hand(path, statement)
-    with pytest.raises(LedgerDamaged, match="its tables are not those of format [02]"):
+    with pytest.raises(LedgerDamaged, match=r"its tables are not those of format [02]"):
         Ledger(path, read_only=read_only)
 
 
