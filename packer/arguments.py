@@ -155,6 +155,7 @@ def _take_job(label: _Parser) -> None:
     _take_id(tables)
     _take_encoding(tables)
     add("--raw", action="store_true", help="leave CSV cells that begin like a formula without a leading '")
+    add("--confidence", action="store_true", help="a column: how sure the model was, 0 to 1, where the gateway tells")
     add("--table", action="store_true", help="show a table on standard output, which is what a terminal gets anyway")
     money = label.add_argument_group("money, in US dollars")
     _take_budget(money)

@@ -148,6 +148,7 @@ def _make_order(options: argparse.Namespace) -> Order:
         seed=options.seed,
         report=options.report,
         untrusted=options.untrusted,
+        confidence=options.confidence,
     )
 
 

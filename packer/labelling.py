@@ -61,19 +61,20 @@ def label_table(order: Order) -> int:
             reader = _open_input(order)
             undo.callback(reader.close)
         columns = reader.columns if checked is None else checked.columns
-        wanted = [*(order.fields or ["label"]), "status", "error"]
-        names = choose_names(columns, wanted)
+        names = choose_names(columns, order.columns)
         job = _Job(
             order,
             reader,
             rows=None if checked is None else checked.rows,
             output=output,
             report=report,
-            writer=make_writer(form, columns=columns, fields=order.fields, names=names, raw=order.raw),
+            writer=make_writer(
+                form, columns=columns, fields=order.fields, names=names, raw=order.raw, confidence=order.confidence
+            ),
             fixed=form is Format.CSV,
             shows_table=shows_table,
             names=names,
-            renamed=[pair for pair in zip(wanted, names, strict=True) if pair[0] != pair[1]],
+            renamed=[pair for pair in zip(order.columns, names, strict=True) if pair[0] != pair[1]],
         )
         signals.job = job
         return asyncio.run(job.run())
@@ -112,6 +113,7 @@ class _Job:
         self._stdout = OutputStream(1)
         self._read: deque[Row] = deque()  # rows whose results are still to come
         self._reasons: Counter[str] = Counter()
+        self._unsure = 0  # labelled items whose confidence is wanted and unknown
         self._notice = ""
         self._broken = ""
         self._nobody_reads = False
@@ -156,6 +158,7 @@ class _Job:
                 on_doubt=order.on_doubt,
                 seed=order.seed,
                 untrusted=order.untrusted,
+                confidence=order.confidence,
                 on_event=display.event,
             )
             async with runner:
@@ -209,6 +212,7 @@ class _Job:
                 if result.status is Status.FAILED:
                     known = result.error in self._reasons or len(self._reasons) < _REASONS_KEPT
                     self._reasons[result.error if known else "another reason"] += 1
+                self._unsure += result.status is Status.LABELLED and result.confidence is None
                 if not self._broken and not self._nobody_reads:
                     await self._put_row(row, result)
         except InputError as error:  # of input that could not be checked before, or that changed since
@@ -327,6 +331,7 @@ class _Job:
             renamed=self._renamed,
             guarded=self._writer.guarded,
             stopped=stopped,
+            unsure=self._unsure if order.confidence else 0,
             on_screen=self._output is None,
         )
         return write_summary(ending, width=self._width)

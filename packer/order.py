@@ -48,12 +48,18 @@ class Order:
     seed: int = 0
     report: str | None = None
     untrusted: bool = False
+    confidence: bool = False
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The record's fields; empty for a task with labels."""
         schema = self.task.record_schema
         return () if schema is None else tuple(schema["properties"])
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the output adds, before a name is taken."""
+        return (*(self.fields or ("label",)), *(("confidence",) if self.confidence else ()), "status", "error")
 
     def settings(self, price: Price | None) -> Settings:
         """What a report says of it; `price` is the one that was reckoned with."""

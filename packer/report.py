@@ -37,6 +37,7 @@ class Settings:
     on_doubt: Literal["retry", "hold"]
     seed: int
     untrusted: bool
+    confidence: bool
 
 
 @dataclass(frozen=True, slots=True)
