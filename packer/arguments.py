@@ -115,7 +115,17 @@ def _add_plan(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     _take_job(plan)
     shown = {"help", "input", "text", "labels", "task", "model", "base_url", "id", "encoding", "budget_usd"}
-    shown |= {"max_request_usd", "price_input", "price_output", "max_items", "untrusted", "ledger"}
+    shown |= {
+        "examples",
+        "examples_per_label",
+        "seed",
+        "max_request_usd",
+        "price_input",
+        "price_output",
+        "max_items",
+        "untrusted",
+        "ledger",
+    }
     for action in plan._actions:  # noqa: SLF001  argparse has no public name for it
         if action.dest not in shown:  # taken, so that a command line of label's is one of plan's
             action.help = argparse.SUPPRESS
@@ -175,7 +185,13 @@ def _take_job(label: _Parser) -> None:
         default="retry",
         help="items of a request that may have been billed without a word: ask again, or leave (default: retry)",
     )
-    add("--seed", metavar="N", type=_whole(0, 2**63 - 1), default=0, help="of the order inside packs (default: 0)")
+    add(
+        "--seed",
+        metavar="N",
+        type=_whole(0, 2**63 - 1),
+        default=0,
+        help="of the order inside packs, and of drawn examples",
+    )
     add("--report", metavar="FILE", help="a .json file: settings, money, pace, failures; readable by you only")
     add("-v", "--verbose", action="store_true", help="one line a request on standard error")
 
@@ -203,6 +219,11 @@ def _take_task(command: _Parser) -> None:
     which = asked.add_mutually_exclusive_group(required=True)
     which.add_argument("--labels", metavar="A,B,...", type=_read_labels, help="the labels, separated by commas")
     which.add_argument("--task", metavar="FILE", help="a task file, .toml or .json: labels or a record, examples")
+    add = asked.add_argument
+    add(
+        "--examples", metavar="FILE", help="a labelled table, from which examples are drawn; its columns: COLUMN, label"
+    )
+    add("--examples-per-label", metavar="N", type=_whole(1, 20), help="examples of each label (default: 2)")
 
 
 def _take_model(group: argparse._ArgumentGroup) -> None:
@@ -223,7 +244,9 @@ def _take_id(group: argparse._ArgumentGroup) -> None:
 
 
 def _take_encoding(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--encoding", default="utf-8", metavar="NAME", help="of INPUT (default: utf-8); OUT is UTF-8")
+    group.add_argument(
+        "--encoding", default="utf-8", metavar="NAME", help="of INPUT and examples (default: utf-8); OUT is UTF-8"
+    )
 
 
 def _take_budget(group: argparse._ArgumentGroup) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packer.errors import CallError, InputError
+from packer.examples import describe_examples
 from packer.headers import CHARGE_HEADER
 from packer.items import Item, Result, Status
 from packer.order import Order
@@ -166,6 +167,8 @@ class _Job:
                 earlier = runner.statistics()
                 if self._notice:
                     display.line(f"model local: {self._notice}", "yellow")
+                if order.examples is not None:
+                    display.line(f"{describe_examples(order.task)}, in every request")
                 ticker = asyncio.create_task(self._tick(display, runner))
                 try:
                     await self._carry(runner)
@@ -347,6 +350,7 @@ def _refuse_overwriting(order: Order) -> None:
     if order.table and order.output == "-":
         raise CallError("--table: the rows go to standard output already (--output -); expected one of the two")
     read = {"input": order.input, "task file": order.task_file, "key file": order.api_key_file}
+    read["examples"] = order.examples
     for path, name in ((order.output or "-", "output"), (order.report, "report")):
         written = None if path is None else _identity(path, 1)
         for what, source in read.items():

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Order:
     """What the command was asked to do; names and None as in `Runner`, `connect` and `Reader`.
 
-    `task_file` is where the task was read, None where it was given otherwise.
+    `task_file` is where the task was read, None where it was given otherwise; `examples` is the table from which those
+    were drawn that the task has besides its own.
     `output` None means standard output: a table for a person where that is a terminal, else data. `table` asks for the
     table wherever it goes.
     """
@@ -49,6 +50,7 @@ class Order:
     report: str | None = None
     untrusted: bool = False
     confidence: bool = False
+    examples: str | None = None
 
     @property
     def fields(self) -> tuple[str, ...]:

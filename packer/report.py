@@ -38,6 +38,7 @@ class Settings:
     seed: int
     untrusted: bool
     confidence: bool
+    examples: str | None
 
 
 @dataclass(frozen=True, slots=True)

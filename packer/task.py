@@ -158,6 +158,19 @@ class Task:
         assert self._record is not None, "a task with labels has no record to check"
         return self._record.check(fields)
 
+    def with_examples(self, examples: Iterable[Example]) -> Task:
+        """The same task with more examples, behind its own. Raises `TaskError`."""
+        asked: Any = self.record_model or self.record_schema
+        return Task(
+            None if asked else self.labels,
+            record=asked,
+            instructions=self.instructions,
+            examples=[*self.examples, *examples],
+            shape=self.shape,
+            price=self.price,
+            canaries=self.canaries,
+        )
+
     def load(self, value: Any) -> tuple[str | None, Any]:
         """A stored answer as (label, record), one of the two None; a record as an instance of the task's model."""
         return (value, None) if self._record is None else (None, self._record.load(value))

@@ -40,7 +40,7 @@ FLOORS = [
     {"sync"},
     {"__init__"},
     {"arguments", "cli", "labelling", "ledger_view", "models_view", "order", "outputs", "plan_view", "planning"}
-    | {"progress", "report", "seen", "signals", "summary", "tables"},
+    | {"examples", "progress", "report", "seen", "signals", "summary", "tables"},
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -54,7 +54,7 @@ ROOMS = [
     {"ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows"},
     {"connections", "local", "providers", "tokens", "transport", "wire"},
     {"arguments", "cli", "labelling", "ledger_view", "models_view", "order", "outputs", "plan_view", "planning"}
-    | {"progress", "report", "seen", "signals", "summary", "tables"},
+    | {"examples", "progress", "report", "seen", "signals", "summary", "tables"},
 ]
 
 
