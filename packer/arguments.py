@@ -190,7 +190,7 @@ def _take_job(label: _Parser) -> None:
         metavar="N",
         type=_whole(0, 2**63 - 1),
         default=0,
-        help="of the order inside packs, and of drawn examples",
+        help="of the order inside packs, and of the examples (default: 0)",
     )
     add("--report", metavar="FILE", help="a .json file: settings, money, pace, failures; readable by you only")
     add("-v", "--verbose", action="store_true", help="one line a request on standard error")
