@@ -12,12 +12,14 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from gateway.annotators import Annotator, erring, gold, keyword, surety
 from gateway.server import KEY, Gateway, Setup, running_gateway
 from gateway_server import Answer, GatewayServer, completion
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from schema_documents import SCHEMAS
 from strategies import FRAGMENTS, Written, answers, junk, mutated, tasks, texts
 
 from packer.answers import Answer as Parsed
@@ -449,6 +451,20 @@ def test_the_command_writes_a_column_of_confidences_where_it_is_asked_to(
     assert list(lines[0]) == ["confidence", "text", "label", "confidence_2", "status", "error"]
     assert [line["confidence_2"] for line in lines] == [float(row["confidence"]) for row in rows]
     assert "confidence is empty" not in capsys.readouterr().err
+
+
+def test_a_row_with_a_confidence_is_one_of_the_document(in_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REHEARSAL_KEY", KEY)
+    table = write_table(in_folder / "in.csv", [*TEXTS[:5], ""])
+    with running_gateway(Setup(annotate=UNEVEN)) as gateway:
+        assert run_command(gateway, table, "--output", "out.jsonl", "--confidence") == 3
+    document = json.loads((SCHEMAS / "result.schema.json").read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in (in_folder / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        jsonschema.validate(row, document)
+    assert [row["confidence"] is None for row in rows] == [False] * 5 + [True]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(rows[0] | {"confidence": 1.5}, document)
 
 
 def test_the_command_says_for_how_many_items_it_knows_no_confidence(
