@@ -32,6 +32,7 @@ from packer.summary import Ending, Line, ResultTable, write_summary
 from packer.tables import Checked, Format, Reader, Row, check_table, format_of, is_streamed, refuse_new_keys
 
 if TYPE_CHECKING:
+    from packer.audit import AuditResult
     from packer.events import Statistics
     from packer.runner import Runner
 
@@ -121,6 +122,7 @@ class _Job:
         self._runner: Runner | None = None
         self._display: Display | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._audit: AuditResult | None = None
         self._was_interrupted = False
         self._ended = False
 
@@ -159,6 +161,8 @@ class _Job:
                 on_doubt=order.on_doubt,
                 seed=order.seed,
                 untrusted=order.untrusted,
+                audit=order.audit,
+                max_disagreement=order.max_disagreement,
                 confidence=order.confidence,
                 on_event=display.event,
             )
@@ -172,6 +176,7 @@ class _Job:
                 ticker = asyncio.create_task(self._tick(display, runner))
                 try:
                     await self._carry(runner)
+                    self._audit = await runner.audit()
                 finally:
                     ticker.cancel()
                 now = runner.statistics()
@@ -307,6 +312,7 @@ class _Job:
             earlier=earlier,
             now=now,
             failed=dict(self._reasons),
+            audit=self._audit,
         )
         try:
             file.write(encode_report(report))
@@ -336,6 +342,7 @@ class _Job:
             stopped=stopped,
             unsure=self._unsure if order.confidence else 0,
             on_screen=self._output is None,
+            audit=self._audit,
         )
         return write_summary(ending, width=self._width)
 

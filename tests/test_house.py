@@ -21,6 +21,7 @@ FLOORS = [
         "estimates",
         "events",
         "headers",
+        "intervals",
         "json_scan",
         "limiter",
         "rounds",
@@ -30,16 +31,31 @@ FLOORS = [
         "recovery",
     }
     | {"refusals", "replies", "sizing"},
-    {"books", "dialects", "requests"},
+    {"audit", "books", "dialects", "requests"},
     {"connections", "ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows", "local", "pricing"}
     | {"providers", "tokens", "transport", "wire"},
-    {"journal", "slots", "sources", "verdicts"},
+    {"account", "crew", "journal", "slots", "sources", "verdicts"},
     {"job", "lanes"},
-    {"options"},
+    {"options", "telling"},
+    {"auditing", "desk", "intake"},
     {"runner", "testing"},
     {"sync"},
     {"__init__"},
-    {"arguments", "cli", "labelling", "ledger_view", "models_view", "order", "outputs", "plan_view", "planning"}
+    {
+        "arguments",
+        "cli",
+        "evaluating",
+        "evaluation",
+        "evaluation_view",
+        "labelling",
+        "ledger_view",
+        "models_view",
+        "order",
+        "outputs",
+        "parsing",
+        "plan_view",
+        "planning",
+    }
     | {"examples", "progress", "report", "seen", "signals", "summary", "tables"},
     {"__main__"},
 ]
@@ -53,7 +69,21 @@ ROOMS = [
     {"headers", "refusals", "replies"},
     {"ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows"},
     {"connections", "local", "providers", "tokens", "transport", "wire"},
-    {"arguments", "cli", "labelling", "ledger_view", "models_view", "order", "outputs", "plan_view", "planning"}
+    {
+        "arguments",
+        "cli",
+        "evaluating",
+        "evaluation",
+        "evaluation_view",
+        "labelling",
+        "ledger_view",
+        "models_view",
+        "order",
+        "outputs",
+        "parsing",
+        "plan_view",
+        "planning",
+    }
     | {"examples", "progress", "report", "seen", "signals", "summary", "tables"},
 ]
 
