@@ -399,6 +399,17 @@ def test_copies_of_a_text_share_its_confidence() -> None:
     assert results[0].confidence != results[1].confidence
 
 
+def test_a_sibling_asks_for_confidence_as_its_main_runner_does() -> None:
+    async def run(*, wanted: bool) -> float | None:
+        async with Gateway(Setup(annotate=UNEVEN)) as gateway:
+            main = Runner(TASK, model="m", base_url=gateway.url, api_key=KEY, ledger=None, confidence=wanted)
+            async with main, main.sibling("single") as alone:
+                return (await alone.submit(TEXTS[0])).confidence
+
+    assert asyncio.run(run(wanted=True)) == pytest.approx(sure_of(UNEVEN)[0])
+    assert asyncio.run(run(wanted=False)) is None
+
+
 def test_the_gateways_stated_probability_is_how_often_its_labels_are_right() -> None:
     """The law of the fake annotator, on which every evidence about confidence rests."""
     texts = [f"text {number}" for number in range(6_000)]
