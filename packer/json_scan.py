@@ -94,7 +94,7 @@ def find_values(text: str, places: Places | None = None) -> Sequence[Found]:
 
     Objects and arrays inside are `dict` and `list` where they are sound, `BadObject` and `OpenArray` where they are
     not; a number that cannot be one is a `Flaw`. Strings may hold lone surrogates. `places` is filled where it is
-    given, which takes four to seven times as long and changes nothing else: it stays empty for a value that the
+    given, which takes four to eight times as long and changes nothing else: it stays empty for a value that the
     standard library reads in another way, because it is nested too deeply.
     """
     stripped = text.strip(_MARGIN)
