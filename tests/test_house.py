@@ -17,6 +17,7 @@ FLOORS = [
         "answers",
         "budget",
         "canaries",
+        "confidence",
         "estimates",
         "events",
         "headers",
@@ -55,7 +56,7 @@ FLOORS = [
         "plan_view",
         "planning",
     }
-    | {"progress", "report", "seen", "signals", "summary", "tables"},
+    | {"examples", "progress", "report", "seen", "signals", "summary", "tables"},
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -83,7 +84,7 @@ ROOMS = [
         "plan_view",
         "planning",
     }
-    | {"progress", "report", "seen", "signals", "summary", "tables"},
+    | {"examples", "progress", "report", "seen", "signals", "summary", "tables"},
 ]
 
 
