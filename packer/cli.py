@@ -15,9 +15,10 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from packer.arguments import LEDGER, PROGRAM, read_arguments
+from packer.arguments import LEDGER, read_arguments
 from packer.errors import CallError, LedgerError, StoppedError
 from packer.packs import PackLimits
+from packer.parsing import PROGRAM
 from packer.summary import show_text
 from packer.usage import Price
 
@@ -107,10 +108,43 @@ def _run_models(options: argparse.Namespace) -> int:
     return _print(line.text for line in show_models(comparison, width=_width()))
 
 
+def _run_evaluate(options: argparse.Namespace) -> int:
+    from packer.evaluating import Question, show_evaluation  # noqa: PLC0415  slow
+
+    question = Question(
+        table=options.table,
+        gold=options.gold,
+        text=options.text,
+        by=tuple(dict.fromkeys(options.by)),
+        encoding=options.encoding,
+        output=options.json,
+        task=None if options.task is options.labels is None else _make_task(options),
+        task_file=options.task,
+        model=options.model,
+        ledger=options.ledger,
+    )
+    return _print(line.text for line in show_evaluation(question, width=_width()))
+
+
 def _make_task(options: argparse.Namespace) -> Task:
     from packer.task import Task, read_task  # noqa: PLC0415  pydantic and jsonschema
 
-    return read_task(options.task) if options.task is not None else Task(options.labels)
+    task = read_task(options.task) if options.task is not None else Task(options.labels)
+    if options.examples is None:
+        if options.examples_per_label is not None:
+            raise CallError("--examples-per-label: expected --examples FILE too")
+        return task
+    from packer.examples import PER_LABEL, draw_examples  # noqa: PLC0415  slow
+
+    drawn = draw_examples(
+        options.examples,
+        task,
+        text=options.text or "text",
+        encoding=options.encoding,
+        per_label=options.examples_per_label or PER_LABEL,
+        seed=getattr(options, "seed", 0),
+    )
+    return task.with_examples(drawn)
 
 
 def _make_order(options: argparse.Namespace) -> Order:
@@ -120,6 +154,8 @@ def _make_order(options: argparse.Namespace) -> Order:
     if (options.price_input is None) != (options.price_output is None):
         raise CallError("--price-input and --price-output: expected both or neither")
     price = None if options.price_input is None else Price(options.price_input, options.price_output)
+    if options.audit is not None and options.max_items == 1:
+        raise CallError("--audit: expected packs of more than one item, for singles are asked alone already")
     task = _make_task(options)
     if options.untrusted:
         find_canaries(task)  # before a large input is read
@@ -148,6 +184,10 @@ def _make_order(options: argparse.Namespace) -> Order:
         seed=options.seed,
         report=options.report,
         untrusted=options.untrusted,
+        audit=options.audit,
+        max_disagreement=options.max_disagreement,
+        confidence=options.confidence,
+        examples=options.examples,
     )
 
 
@@ -190,5 +230,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "label": _run_label,
     "plan": _run_plan,
     "models": _run_models,
+    "evaluate": _run_evaluate,
     "ledger": _run_ledger,
 }

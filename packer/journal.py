@@ -28,7 +28,7 @@ class Journal:
         self._waiting: _Group = []
         self._writer: asyncio.Task[None] | None = None
         self._ledger: Ledger | None = None
-        self.on_late: Callable[[float, float], object] | None = None  # told now and the seconds, after each commit
+        self.on_late: list[Callable[[float, float], object]] = []  # told now and the seconds, after each commit
 
     async def open(self) -> None:
         """Open the ledger. Raises `LedgerError`."""
@@ -96,9 +96,9 @@ class Journal:
             return loop.time()
 
         ended = await self.ask(commit)
-        if self.on_late is not None:
-            now = loop.time()
-            self.on_late(now, now - ended)
+        now = loop.time()
+        for tell in self.on_late:
+            tell(now, now - ended)
         for _, done in group:
             if not done.done():
                 done.set_result(None)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from packer import __version__
+from packer.audit import AuditResult
 from packer.errors import CallError
 from packer.events import Statistics
 from packer.usage import Price
@@ -37,6 +38,10 @@ class Settings:
     on_doubt: Literal["retry", "hold"]
     seed: int
     untrusted: bool
+    audit: float | None
+    max_disagreement: float
+    confidence: bool
+    examples: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,8 @@ class Report:
     """One run of a job, and what all its runs on this ledger took together.
 
     `task` is the task's fingerprint. `stopped` says why the job ended before its end, None where it did not. `job` is
-    the money of all runs, `run` of this one. `failed` counts failed items by their reason.
+    the money of all runs, `run` of this one. `failed` counts failed items by their reason. `audit` tells how often
+    packing changed an answer, None where that was not asked.
     """
 
     version: str
@@ -75,6 +81,7 @@ class Report:
     run: Money
     failed: Mapping[str, int]
     statistics: Statistics
+    audit: AuditResult | None
 
 
 def make_report(
@@ -88,6 +95,7 @@ def make_report(
     earlier: Statistics,
     now: Statistics,
     failed: Mapping[str, int],
+    audit: AuditResult | None = None,
 ) -> Report:
     """The report of a run; `earlier` are the statistics from before its first item."""
     least, most = now.settled - now.assumed, now.settled + now.in_doubt
@@ -99,7 +107,7 @@ def make_report(
         job.doubt_texts - earlier.doubt_texts,
         job.unpriced - earlier.unpriced,
     )
-    return Report(__version__, task, began, ended, exit_code, stopped, settings, job, run, failed, now)
+    return Report(__version__, task, began, ended, exit_code, stopped, settings, job, run, failed, now, audit)
 
 
 def encode_report(report: Report) -> bytes:
@@ -109,11 +117,11 @@ def encode_report(report: Report) -> bytes:
     return pydantic.TypeAdapter(Report).dump_json(report, indent=2) + b"\n"
 
 
-def check_report_path(path: str) -> Path:
-    """`path` as the file of a report. Raises `CallError`."""
+def check_report_path(path: str, *, option: str = "--report") -> Path:
+    """`path`, which `option` gave, as the file of a report. Raises `CallError`."""
     if Path(path).suffix.lower() != ".json":
-        raise CallError(f"--report {path}: expected a name that ends in .json")
+        raise CallError(f"{option} {path}: expected a name that ends in .json")
     if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
         # it would be replaced by a file
-        raise CallError(f"--report {path}: expected a file, this is a pipe or a device")
+        raise CallError(f"{option} {path}: expected a file, this is a pipe or a device")
     return Path(path)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from packer.audit import AuditResult
 from packer.events import Statistics
 from packer.exchange import ChargeSource
 from packer.items import Result, Status
@@ -32,7 +33,8 @@ _SOURCES = {
     ChargeSource.RESERVE: "worst case, the gateway told nothing",
 }
 _REASONS_SHOWN = 2
-_LINES = {"cost": 3, "failed": 1, "stopped": 3}  # that a fact may take: a reason is a stranger's word, and may be long
+# That a fact may take: a reason is a stranger's word, and may be long
+_LINES = {"audit": 4, "cost": 3, "failed": 1, "stopped": 3}
 
 
 def show_text(text: str) -> str:
@@ -54,7 +56,8 @@ def cut_text(text: str, width: int) -> str:
     return set_cell_size(text, width - 1).rstrip() + "…" if width > 0 else ""
 
 
-def _pad_text(text: str, width: int) -> str:
+def pad_text(text: str, width: int) -> str:
+    """`text` in exactly `width` terminal cells, cut like `cut_text`."""
     from rich.cells import cell_len  # noqa: PLC0415  as above
 
     cut = cut_text(text, width)
@@ -87,7 +90,7 @@ class ResultTable:
     def header(self) -> Line:
         """The names of the columns."""
         name = "record" if self._fields else "label"
-        return Line(f"{'#':>{self._place}}  {_pad_text(name, self._answer)}  text", "bold")
+        return Line(f"{'#':>{self._place}}  {pad_text(name, self._answer)}  text", "bold")
 
     def row(self, text: str, result: Result) -> Iterator[Line]:
         """The lines of one result."""
@@ -96,7 +99,7 @@ class ResultTable:
         if result.status is Status.LABELLED:
             answer, style = self._write_answer(result), ""
         place = f"{self._count:>{self._place}}  "
-        line = f"{place}{_pad_text(show_text(answer), self._answer)}  {show_text(text)}"
+        line = f"{place}{pad_text(show_text(answer), self._answer)}  {show_text(text)}"
         yield Line(cut_text(line, self._width), style)
         if result.status in {Status.FAILED, Status.DOUBT}:
             yield Line(cut_text(" " * len(place) + show_text(result.error), self._width), "dim")
@@ -126,7 +129,8 @@ class Ending:
     where the input was not read to its end; `output` is None where the rows went to the screen or to a pipe;
     `renamed` are columns that got another name; `guarded` counts CSV cells with an apostrophe before a formula;
     `stopped` is why the job ended before its end, empty where it did not; `on_screen` tells that the rows went nowhere
-    but to the screen.
+    but to the screen; `audit` is what came of one; `unsure` counts labelled items whose confidence was asked for and is
+    not known.
     """
 
     earlier: Statistics
@@ -140,6 +144,8 @@ class Ending:
     guarded: int = 0
     stopped: str = ""
     on_screen: bool = False
+    audit: AuditResult | None = None
+    unsure: int = 0
 
 
 def write_summary(ending: Ending, *, width: int) -> list[Line]:
@@ -175,6 +181,8 @@ def _facts(ending: Ending) -> Iterator[tuple[str, str, str]]:
             yield "tokens", f"{usage.input_tokens:,} in{cached}, {usage.output_tokens:,} out", ""
     if now.canary_hits:
         yield "canaries", f"hit in {count_of(now.canary_hits, 'pack')}: those items were asked one by one", "yellow"
+    if ending.audit is not None:
+        yield "audit", _write_audit(ending.audit, now.pack_size), "yellow" if ending.audit.broken else ""
     yield "cost", _write_cost(ending), ""
     if now.doubt_requests:
         yield "in doubt", _write_doubt(now), "yellow"
@@ -186,6 +194,9 @@ def _facts(ending: Ending) -> Iterator[tuple[str, str, str]]:
         yield "refused", f"the gateway does not take {', '.join(now.refused_settings)}; it was left out", ""
     for given, chosen in ending.renamed:
         yield "column", f"the input has a column {given!r} already; the new one is {chosen!r}", ""
+    if ending.unsure:
+        why = "the gateway told none, or they were labelled by a run that did not ask"
+        yield "column", f"confidence is empty for {count_of(ending.unsure, 'labelled item')}: {why}", "yellow"
     if ending.guarded:
         cells = f"{count_of(ending.guarded, 'cell')} got a leading ' so that no spreadsheet runs them; see --raw"
         yield "cells", cells, ""
@@ -252,6 +263,22 @@ def _write_cost(ending: Ending) -> str:
     if ending.budget is not None:
         parts.append(f"the budget is {format_usd(ending.budget)}")
     return "; ".join(parts)
+
+
+def _write_audit(audit: AuditResult, size: int) -> str:
+    """What an audit found, for somebody who knows nothing of statistics."""
+    if not audit.asked:
+        return "nothing that was labelled in a pack has been asked again"
+    share, promise = audit.disagreement, f"{100 * audit.promise:.3g} %"
+    same = f"{audit.agreed:,} of {count_of(audit.asked, 'item')} got the same answer when asked again alone"
+    changed = f"packing changes {100 * share.low:.1f} to {100 * share.high:.1f} % of the answers (95 % sure)"
+    if audit.broken:
+        verdict = f"over the promised {promise}, so packs became smaller; --max-items {size} begins there"
+    elif audit.is_kept:
+        verdict = f"the promised {promise} at most is kept"
+    else:
+        verdict = f"to be sure of {promise} at most, more would have to be asked"
+    return f"{same}: {changed}; {verdict}"
 
 
 def _write_doubt(now: Statistics) -> str:

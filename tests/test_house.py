@@ -12,14 +12,16 @@ import packer
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
     {"errors", "failpoints", "items", "usage"},
-    {"exchange", "task"},
+    {"exchange", "records", "task"},
     {
         "answers",
         "budget",
         "canaries",
+        "confidence",
         "estimates",
         "events",
         "headers",
+        "intervals",
         "json_scan",
         "limiter",
         "rounds",
@@ -29,30 +31,60 @@ FLOORS = [
         "recovery",
     }
     | {"refusals", "replies", "sizing"},
-    {"books", "dialects", "requests"},
+    {"audit", "books", "dialects", "requests"},
     {"connections", "ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows", "local", "pricing"}
     | {"providers", "tokens", "transport", "wire"},
-    {"journal", "slots", "sources", "verdicts"},
+    {"account", "crew", "journal", "slots", "sources", "verdicts"},
     {"job", "lanes"},
-    {"options"},
+    {"options", "telling"},
+    {"auditing", "desk", "intake"},
     {"runner", "testing"},
     {"sync"},
     {"__init__"},
-    {"arguments", "cli", "labelling", "ledger_view", "models_view", "order", "outputs", "plan_view", "planning"}
-    | {"progress", "report", "seen", "signals", "summary", "tables"},
+    {
+        "arguments",
+        "cli",
+        "evaluating",
+        "evaluation",
+        "evaluation_view",
+        "labelling",
+        "ledger_view",
+        "models_view",
+        "order",
+        "outputs",
+        "parsing",
+        "plan_view",
+        "planning",
+    }
+    | {"examples", "progress", "report", "seen", "signals", "summary", "tables"},
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = sorted((ROOT / "packer").glob("*.py"))
 # What was one file and became several is still one room: its files may name each other
 ROOMS = [
+    {"records", "task"},
     {"answers", "json_scan"},
     {"limiter", "rounds"},
     {"headers", "refusals", "replies"},
     {"ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows"},
     {"connections", "local", "providers", "tokens", "transport", "wire"},
-    {"arguments", "cli", "labelling", "ledger_view", "models_view", "order", "outputs", "plan_view", "planning"}
-    | {"progress", "report", "seen", "signals", "summary", "tables"},
+    {
+        "arguments",
+        "cli",
+        "evaluating",
+        "evaluation",
+        "evaluation_view",
+        "labelling",
+        "ledger_view",
+        "models_view",
+        "order",
+        "outputs",
+        "parsing",
+        "plan_view",
+        "planning",
+    }
+    | {"examples", "progress", "report", "seen", "signals", "summary", "tables"},
 ]
 
 

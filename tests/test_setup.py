@@ -51,7 +51,11 @@ def test_a_lock_holds_all_that_pyproject_asks_for(name: str) -> None:
     extras, groups = project["project"]["optional-dependencies"], project["dependency-groups"]
     wanted = [*project["project"]["dependencies"], *extras["local"], *groups["setup"]]
     if name == "dev":
-        wanted += [*extras["anthropic"], *(entry for entry in groups["dev"] if isinstance(entry, str))]
+        wanted += [
+            *extras["anthropic"],
+            *extras["quality"],
+            *(entry for entry in groups["dev"] if isinstance(entry, str)),
+        ]
     assert {re.split(r"[\[=<>~ ]", entry)[0] for entry in wanted} <= {package for package, _ in pins(name)}
 
 
