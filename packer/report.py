@@ -6,6 +6,7 @@ are not in it; reasons and messages come from strangers and are kept short.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,7 @@ from packer import __version__
 from packer.audit import AuditResult
 from packer.errors import CallError
 from packer.events import Statistics
+from packer.outputs import encode_line
 from packer.usage import Price
 
 
@@ -114,7 +116,9 @@ def encode_report(report: Report) -> bytes:
     """The report as JSON; money is a decimal in a text, so that nothing of it is rounded."""
     import pydantic  # noqa: PLC0415  a bad call does not wait for it
 
-    return pydantic.TypeAdapter(Report).dump_json(report, indent=2) + b"\n"
+    # not dump_json: it refuses what a file's name may hold that is not UTF-8
+    document = pydantic.TypeAdapter(Report).dump_python(report, mode="json")
+    return encode_line(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
 
 
 def check_report_path(path: str, *, option: str = "--report") -> Path:

@@ -78,6 +78,12 @@ def test_failed_items_are_counted_by_their_reason(monkeypatch: pytest.MonkeyPatc
     assert (code, report["failed"]) == (3, {"the text is empty": 2})
 
 
+def test_a_file_whose_name_is_not_utf_8_does_not_cost_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = os.fsdecode(b"out\xff.csv")
+    code, report = run(monkeypatch, "--output", name)
+    assert (code, report["settings"]["output"]) == (0, name)
+
+
 def test_a_report_is_its_owners_only_whatever_stood_there_before(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("report.json").write_text("{}", encoding="utf-8")
     Path("report.json").chmod(0o644)
