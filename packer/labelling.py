@@ -26,6 +26,7 @@ from packer.items import Item, Result, Status
 from packer.order import Order
 from packer.outputs import Output, OutputFile, OutputStream, RowWriter, choose_names, encode_line, make_writer
 from packer.progress import Display, row_printer
+from packer.recording import Recorder
 from packer.report import check_report_path, encode_report, make_report
 from packer.signals import Signals
 from packer.summary import Ending, Line, ResultTable, write_summary
@@ -33,7 +34,7 @@ from packer.tables import Checked, Format, Reader, Row, check_table, format_of, 
 
 if TYPE_CHECKING:
     from packer.audit import AuditResult
-    from packer.events import Statistics
+    from packer.events import Event, Statistics
     from packer.runner import Runner
 
 DONE, FAILED, STOPPED = 0, 3, 4
@@ -116,6 +117,7 @@ class _Job:
         self._read: deque[Row] = deque()  # rows whose results are still to come
         self._reasons: Counter[str] = Counter()
         self._unsure = 0  # labelled items whose confidence is wanted and unknown
+        self._recorder = Recorder()
         self._notice = ""
         self._broken = ""
         self._nobody_reads = False
@@ -164,10 +166,11 @@ class _Job:
                 audit=order.audit,
                 max_disagreement=order.max_disagreement,
                 confidence=order.confidence,
-                on_event=display.event,
+                on_event=self._hear,
             )
+            self._display = display
             async with runner:
-                self._display, self._loop, self._runner = display, asyncio.get_running_loop(), runner
+                self._loop, self._runner = asyncio.get_running_loop(), runner
                 earlier = runner.statistics()
                 if self._notice:
                     display.line(f"model local: {self._notice}", "yellow")
@@ -217,6 +220,7 @@ class _Job:
             await self._put(self._writer.header(), self._table.header() if self._table else None)
             async for result in runner.stream(self._items()):
                 row = self._read.popleft()
+                self._recorder.result(row.text, result)
                 if result.status is Status.FAILED:
                     known = result.error in self._reasons or len(self._reasons) < _REASONS_KEPT
                     self._reasons[result.error if known else "another reason"] += 1
@@ -303,7 +307,7 @@ class _Job:
         assert self._runner is not None, "and a runner"
         price = self._runner.price
         report = make_report(
-            task=self._order.task.fingerprint,
+            task=self._order.task,
             began=began,
             ended=datetime.now(UTC),
             exit_code=code,
@@ -313,6 +317,7 @@ class _Job:
             now=now,
             failed=dict(self._reasons),
             audit=self._audit,
+            recording=self._recorder.finish(now),
         )
         try:
             file.write(encode_report(report))
@@ -322,9 +327,16 @@ class _Job:
             message = f"{self._order.report}: the report cannot be written: {error.strerror}"
             self._display.line(message, "red")
 
+    def _hear(self, event: Event) -> None:
+        assert self._display is not None, "a runner that speaks has a display"
+        self._recorder.event(event)
+        self._display.event(event)
+
     async def _tick(self, display: Display, runner: Runner) -> None:
         while True:
-            display.update(runner.statistics())
+            now = runner.statistics()
+            display.update(now)
+            self._recorder.sample(now)
             await asyncio.sleep(_TICK)
 
     def _summary(self, earlier: Statistics, now: Statistics, stopped: str) -> list[Line]:

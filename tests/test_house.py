@@ -56,7 +56,7 @@ FLOORS = [
         "plan_view",
         "planning",
     }
-    | {"examples", "progress", "report", "seen", "signals", "summary", "tables"},
+    | {"examples", "progress", "recording", "report", "seen", "signals", "summary", "tables"},
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -84,7 +84,7 @@ ROOMS = [
         "plan_view",
         "planning",
     }
-    | {"examples", "progress", "report", "seen", "signals", "summary", "tables"},
+    | {"examples", "progress", "recording", "report", "seen", "signals", "summary", "tables"},
 ]
 
 
