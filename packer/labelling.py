@@ -27,7 +27,7 @@ from packer.order import Order
 from packer.outputs import Output, OutputFile, OutputStream, RowWriter, choose_names, encode_line, make_writer
 from packer.progress import Display, row_printer
 from packer.recording import Recorder
-from packer.report import check_report_path, encode_report, make_report
+from packer.report import check_report_paths, encode_report, make_report
 from packer.signals import Signals
 from packer.summary import Ending, Line, ResultTable, write_summary
 from packer.tables import Checked, Format, Reader, Row, check_table, format_of, is_streamed, refuse_new_keys
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 DONE, FAILED, STOPPED = 0, 3, 4
 _REASONS_KEPT = 1_000  # of failed items; more are counted as one
 _TICK = 0.25  # seconds between two looks at the statistics
+_FIRST_TICK = 0.05  # at the start, so that a short job has a course too
 
 
 def label_table(order: Order) -> int:
@@ -55,9 +56,10 @@ def label_table(order: Order) -> int:
         if order.output is not None or not shows_table:
             output, form = _open_output(order.output, reader.format)
             undo.callback(output.abandon)
-        report = None if order.report is None else OutputFile(check_report_path(order.report), private=True)
-        if report is not None:
-            undo.callback(report.abandon)
+        report, page = _open_report(order.report)
+        for written in (report, page):
+            if written is not None:
+                undo.callback(written.abandon)
         checked: Checked | None = None
         if not is_streamed(order.input):
             checked = check_table(reader)
@@ -71,6 +73,7 @@ def label_table(order: Order) -> int:
             rows=None if checked is None else checked.rows,
             output=output,
             report=report,
+            page=page,
             writer=make_writer(
                 form, columns=columns, fields=order.fields, names=names, raw=order.raw, confidence=order.confidence
             ),
@@ -92,6 +95,7 @@ class _Job:
         rows: int | None,
         output: Output | None,
         report: Output | None,
+        page: Output | None,
         writer: RowWriter,
         fixed: bool,
         shows_table: bool,
@@ -103,6 +107,7 @@ class _Job:
         self._rows = rows
         self._output = output
         self._report = report
+        self._page = page
         self._writer = writer
         self._fixed = fixed
         self._names = names
@@ -319,8 +324,22 @@ class _Job:
             audit=self._audit,
             recording=self._recorder.finish(now),
         )
+        self._write_whole(file, encode_report(report))
+        if self._page is not None:  # second: the page can be made again from the report
+            from packer.page import write_page  # noqa: PLC0415  as above
+
+            try:
+                page = write_page(report)
+            except Exception as error:  # noqa: BLE001  what draws is no part of the job, and the report is written
+                self._page.abandon()
+                self._display.line(f"{self._order.report}: the page cannot be drawn: {error}", "red")
+            else:
+                self._write_whole(self._page, page.encode())
+
+    def _write_whole(self, file: Output, data: bytes) -> None:
+        assert self._display is not None, "as above"
         try:
-            file.write(encode_report(report))
+            file.write(data)
             file.finish()
         except OSError as error:
             file.abandon()
@@ -337,7 +356,7 @@ class _Job:
             now = runner.statistics()
             display.update(now)
             self._recorder.sample(now)
-            await asyncio.sleep(_TICK)
+            await asyncio.sleep(min(_TICK, max(now.seconds / 20, _FIRST_TICK)))
 
     def _summary(self, earlier: Statistics, now: Statistics, stopped: str) -> list[Line]:
         order = self._order
@@ -370,19 +389,20 @@ def _refuse_overwriting(order: Order) -> None:
         raise CallError("--table: the rows go to standard output already (--output -); expected one of the two")
     read = {"input": order.input, "task file": order.task_file, "key file": order.api_key_file}
     read["examples"] = order.examples
-    for path, name in ((order.output or "-", "output"), (order.report, "report")):
-        written = None if path is None else _identity(path, 1)
+    reports = [] if order.report is None else [str(path) for path in check_report_paths(order.report) if path]
+    for path, name in ((order.output or "-", "output"), *((path, "report") for path in reports)):
+        written = _identity(path, 1)
         for what, source in read.items():
             if written is not None and source is not None and written == _identity(source, 0):
                 shown = path if order.output is not None or name == "report" else "standard output"
                 raise CallError(f"{shown}: the {name} is the {what}; expected another file")
     taken = {os.path.realpath(order.ledger): "ledger"}
-    for path, name in ((order.output, "output"), (order.report, "report")):
-        if path is None or path == "-":
+    for place, name in ((order.output, "output"), *((path, "report") for path in reports)):
+        if place is None or place == "-":
             continue
-        other = taken.setdefault(os.path.realpath(path), name)
+        other = taken.setdefault(os.path.realpath(place), name)
         if other != name:
-            raise CallError(f"{path}: the {name} is the {other}; expected another file")
+            raise CallError(f"{place}: the {name} is the {other}; expected another file")
 
 
 def _identity(path: str, descriptor: int) -> tuple[int, int] | None:
@@ -392,6 +412,23 @@ def _identity(path: str, descriptor: int) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+
+
+def _open_report(path: str | None) -> tuple[Output | None, Output | None]:
+    if path is None:
+        return None, None
+    file, page = check_report_paths(path)
+    if page is None:
+        return OutputFile(file, private=True), None
+    from packer.page import check_page_can_be_made  # noqa: PLC0415  slow
+
+    check_page_can_be_made()
+    report = OutputFile(file, private=True)
+    try:
+        return report, OutputFile(page, private=True)
+    except CallError:
+        report.abandon()
+        raise
 
 
 def _open_output(path: str | None, source: Format) -> tuple[Output, Format]:

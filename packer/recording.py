@@ -21,7 +21,7 @@ from packer.summary import show_text
 
 MOST_MOMENTS = 240
 MOST_UNANSWERED = 100
-_FIRST_STEP = 0.25  # seconds: what the display's looks are apart
+_FIRST_STEP = 0.05  # seconds
 _TEXT_CUT = 160  # characters
 _REASON_CUT = 300
 _FAILURES = frozenset(failure.value for failure in Failure)

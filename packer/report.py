@@ -187,3 +187,14 @@ def check_report_path(path: str, *, option: str = "--report") -> Path:
         # it would be replaced by a file
         raise CallError(f"{option} {path}: expected a file, this is a pipe or a device")
     return Path(path)
+
+
+def check_report_paths(path: str) -> tuple[Path, Path | None]:
+    """The file of a report, and of its page where one is asked for (`.html`). Raises `CallError`."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in {".json", ".html"}:
+        raise CallError(f"--report {path}: expected a name that ends in .json or .html")
+    page = Path(path) if suffix == ".html" else None
+    if page is not None and page.exists() and not (page.is_file() or page.is_dir()):
+        raise CallError(f"--report {path}: expected a file, this is a pipe or a device")
+    return check_report_path(path if page is None else str(page.with_suffix(".json"))), page

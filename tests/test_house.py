@@ -56,7 +56,20 @@ FLOORS = [
         "plan_view",
         "planning",
     }
-    | {"examples", "progress", "recording", "report", "seen", "signals", "summary", "tables"},
+    | {
+        "charts",
+        "drawing",
+        "page",
+        "progress",
+        "quality_charts",
+        "reading",
+        "recording",
+        "report",
+        "seen",
+        "signals",
+        "summary",
+        "tables",
+    },
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -84,7 +97,20 @@ ROOMS = [
         "plan_view",
         "planning",
     }
-    | {"examples", "progress", "recording", "report", "seen", "signals", "summary", "tables"},
+    | {
+        "charts",
+        "drawing",
+        "page",
+        "progress",
+        "quality_charts",
+        "reading",
+        "recording",
+        "report",
+        "seen",
+        "signals",
+        "summary",
+        "tables",
+    },
 ]
 
 
