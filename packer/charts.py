@@ -43,7 +43,7 @@ def chart_time(report: Report) -> Chart:
     money = _money_format(max(row["most"] for row in rows))
 
     def draw(width: int) -> str:
-        x = {"field": "t", "type": "quantitative", "scale": {"nice": False, "domain": [0, rows[-1]["t"] or 1]}}
+        x = {"field": "t", "type": "quantitative", "scale": {"nice": False, "domain": [rows[0]["t"], rows[-1]["t"]]}}
         axis = {"grid": True, "tickCount": width // 110}
         bare, told = x | {"axis": axis | {"labels": False}}, x | {"axis": axis | {"title": unit}}
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from packer.audit import AuditResult
 from packer.charts import chart_levels, chart_outcomes, chart_time
-from packer.drawing import Chart, percent, shown
+from packer.drawing import Chart, cut, percent, shown
 from packer.errors import CallError
 from packer.evaluation import Evaluation, RecordEvaluation
 from packer.intervals import Interval
@@ -32,6 +32,7 @@ _MODULES = ("jinja2", "vl_convert")
 _LARGE = 12  # labels from which a matrix takes the whole width
 _REASONS = 20
 _CONFUSIONS = 20
+_CUT = 300  # characters of a text in a table
 _STATES = {Status.FAILED: ("failed", "bad"), Status.DOUBT: ("in doubt", "warn"), Status.PENDING: ("pending", "rest")}
 
 
@@ -232,15 +233,15 @@ def _quality(title: str, evaluation: Evaluation) -> dict[str, Any]:
         "confusions": [
             {
                 "count": f"{pair.count:,}",
-                "gold": shown(pair.gold),
-                "label": shown(pair.label),
-                "texts": [shown(text) for text in pair.texts],
+                "gold": cut(pair.gold, _CUT),
+                "label": cut(pair.label, _CUT),
+                "texts": [cut(text, _CUT) for text in pair.texts],
             }
             for pair in evaluation.confusions[:_CONFUSIONS]
         ],
         "labels": [
             {
-                "label": shown(quality.label),
+                "label": cut(quality.label, _CUT),
                 "support": f"{quality.support:,}",
                 "predicted": f"{quality.predicted:,}",
                 "precision": _write_share(quality.precision),
@@ -260,7 +261,7 @@ def _write_share(share: Interval | None) -> str:
 
 def _reasons(report: Report) -> list[tuple[str, str]]:
     ordered = sorted(report.failed.items(), key=lambda pair: (-pair[1], pair[0]))
-    rows = [(shown(reason), f"{count:,}") for reason, count in ordered[:_REASONS]]
+    rows = [(cut(reason, _CUT), f"{count:,}") for reason, count in ordered[:_REASONS]]
     if rest := ordered[_REASONS:]:
         rows.append((f"{len(rest):,} more reasons", f"{sum(count for _, count in rest):,}"))
     return rows
@@ -278,8 +279,8 @@ def _items(report: Report) -> dict[str, Any] | None:
                 "row": f"{item.row:,}",
                 "state": _STATES.get(item.status, (item.status.value, ""))[0],
                 "tone": _STATES.get(item.status, ("", ""))[1],
-                "text": shown(item.text),
-                "reason": shown(item.reason),
+                "text": cut(item.text, _CUT),
+                "reason": cut(item.reason, _CUT),
             }
             for item in rows
         ],

@@ -76,6 +76,7 @@ def chart_buckets(title: str, unit: str, buckets: Sequence[Bin | Stretch]) -> Ch
                 "said": f"{unit} {name}: {bucket.errors:,} errors in {bucket.items:,} items, {percent(rate)}",
             }
         )
+    most = max((row["high"] for row in rows), default=0.0) * 1.05 or 0.05
     names = distinct(str(row["name"]) for row in rows)
     for row, name in zip(rows, names, strict=True):
         row["name"] = name
@@ -83,7 +84,7 @@ def chart_buckets(title: str, unit: str, buckets: Sequence[Bin | Stretch]) -> Ch
     def draw(width: int) -> str:
         axis = {"labelAngle": 0, "labelOverlap": True, "title": unit}
         x = {"field": "name", "type": "nominal", "sort": None, "scale": {"domain": names}, "axis": axis}
-        y = {"type": "quantitative", "axis": y_axis("~%")}
+        y = {"type": "quantitative", "axis": y_axis("~%"), "scale": {"domain": [0, most]}}
         layers = [
             layer(
                 mark("bar", color="var(--bad)", opacity=0.75, cornerRadiusEnd=3, width={"band": 0.68}),
@@ -115,8 +116,8 @@ def chart_confusion(evaluation: Evaluation) -> Chart:
                         "gold": gold,
                         "given": given,
                         "count": count,
-                        "ink": "var(--page)" if share > 0.55 else "var(--ink)",
-                        "shade": 0.22 + 0.78 * share,
+                        "ink": "var(--page)" if share > 0.35 else "var(--ink)",
+                        "shade": 0.08 + 0.92 * share**0.5,  # a few errors are seen, many are seen first
                         "colour": colour,
                         "said": f"{gold} labelled {given}: {count:,} of {total:,}",
                     }

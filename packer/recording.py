@@ -80,8 +80,8 @@ class Recorder:
         self._rows = 0
 
     def event(self, event: Event) -> None:
-        """Count a request that has ended."""
-        if isinstance(event, AttemptEnded):
+        """Count a request that has ended, where it asked packs; statistics do not count those of an audit either."""
+        if isinstance(event, AttemptEnded) and not event.ask:
             self._outcomes[_name_outcome(event)] += 1
 
     def sample(self, now: Statistics) -> None:

@@ -77,6 +77,12 @@ def test_a_report_shows_the_run_over_time_and_its_requests_by_outcome(monkeypatc
     assert (report["timeline"][0]["requests"], report["timeline"][0]["seconds"] < 0.25) == (0, True)
 
 
+def test_requests_of_an_audit_are_no_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, report = run(monkeypatch, "--audit", "1")
+    assert report["audit"]["asked"] == 8
+    assert report["outcomes"] == {"accept": report["statistics"]["requests"]} == {"accept": 4}
+
+
 def test_a_report_names_the_items_without_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("in.csv").write_text('text\nfree\n""\nhello\n', encoding="utf-8")
     _, report = run(monkeypatch, faults={"1": "key refused"})
