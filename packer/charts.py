@@ -40,7 +40,8 @@ def chart_time(report: Report) -> Chart:
     has_failed = any(moment.failed for moment in moments)
     has_refused = moments[-1].refused > 0
     rows = _time_rows(moments, seconds)
-    money = _money_format(max(row["most"] for row in rows))
+    most = max(row["most"] for row in rows)
+    money = _money_format(most)
 
     def draw(width: int) -> str:
         x = {"field": "t", "type": "quantitative", "scale": {"nice": False, "domain": [rows[0]["t"], rows[-1]["t"]]}}
@@ -72,7 +73,7 @@ def chart_time(report: Report) -> Chart:
         size = panel("Most items in a pack", [_line("size", "var(--ink)", limit=True)])
         panels = [
             panel("Items labelled", labelled + failed),
-            panel("Spent in this run, USD", spent, form=money),
+            *([panel("Spent in this run, USD", spent, form=money)] if most > 0 else []),
             panel("Requests in flight", flying),
             *([refused] if has_refused else []),
             *([size] if len({row["size"] for row in rows}) > 1 else []),
@@ -145,7 +146,8 @@ def chart_levels(report: Report) -> Chart | None:
         for level in levels
     ]
     names = [str(row["level"]) for row in rows]
-    money = _money_format(max((row["usd"] or 0.0 for row in rows), default=0.0))
+    most = max((row["usd"] or 0.0 for row in rows), default=0.0)
+    money = _money_format(most)
 
     def draw(width: int) -> str:
         def panel(title: str, field: str, colour: str, form: str, *, last: bool) -> Spec:
@@ -162,10 +164,9 @@ def chart_levels(report: Report) -> Chart | None:
                 "encoding": {"x": x, "y": y, "description": {"field": "said"}},
             }
 
-        panels = [
-            panel("Items a second", "pace", "var(--good)", RATE, last=False),
-            panel("Cost of 1,000 items, USD", "usd", "var(--accent)", money, last=True),
-        ]
+        pace = panel("Items a second", "pace", "var(--good)", RATE, last=most == 0)
+        cost = panel("Cost of 1,000 items, USD", "usd", "var(--accent)", money, last=True)
+        panels = [pace, cost] if most > 0 else [pace]
         return render({"data": {"values": rows}, "vconcat": panels})
 
     alt = "With more in flight: " + "; ".join(

@@ -90,7 +90,7 @@ def _view(report: Report, evaluation: Evaluation | RecordEvaluation | None) -> d
         "title": f"Report: {shown(report.settings.input)}",
         "verdict": _verdict(report),
         "tiles": list(_tiles(report)),
-        "time": chart_time(report) if report.timeline else None,
+        "time": chart_time(report) if len(report.timeline) > 1 else None,
         "outcomes": chart_outcomes(report) if report.outcomes else None,
         "levels": chart_levels(report),
         "audit": None if report.audit is None else _audit(report.audit),

@@ -167,6 +167,18 @@ def test_an_unknown_cost_is_never_a_number(report: dict[str, Any], tmp_path: Pat
     assert [node.text() for node in tile.css("dd")] == ["unknown", "no price for 2 requests, of a budget of $1.00"]
 
 
+def test_a_job_that_cost_nothing_has_no_plot_of_money(report: dict[str, Any], tmp_path: Path) -> None:
+    words = [node.text() for node in draw(tmp_path, report).css("svg text")]
+    assert {"Spent in this run, USD", "Cost of 1,000 items, USD"} <= set(words)
+    for moment in report["timeline"]:
+        moment |= {"settled": "0", "in_doubt": "0"}
+    for level in report["statistics"]["levels"]:
+        level |= {"usd": "0", "usd_an_item": "0"}
+    words = [node.text() for node in draw(tmp_path, report).css("svg text")]
+    assert {"Items labelled", "Items a second"} <= set(words)
+    assert not [word for word in words if "USD" in word or "$" in word]
+
+
 def test_each_part_is_there_only_where_the_report_has_it(report: dict[str, Any], tmp_path: Path) -> None:
     quality = {"Accuracy", "Confusion matrix", "Precision and recall", "Errors by position", "What is taken for what"}
     agreement = {"Agreement with singles", "Disagreement by position", "Disagreement with singles"}
