@@ -59,6 +59,7 @@ FLOORS = [
     | {
         "charts",
         "drawing",
+        "examples",
         "page",
         "progress",
         "quality_charts",
@@ -100,6 +101,7 @@ ROOMS = [
     | {
         "charts",
         "drawing",
+        "examples",
         "page",
         "progress",
         "quality_charts",
