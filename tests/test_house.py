@@ -56,7 +56,21 @@ FLOORS = [
         "plan_view",
         "planning",
     }
-    | {"examples", "progress", "report", "seen", "signals", "summary", "tables"},
+    | {
+        "charts",
+        "drawing",
+        "examples",
+        "page",
+        "progress",
+        "quality_charts",
+        "reading",
+        "recording",
+        "report",
+        "seen",
+        "signals",
+        "summary",
+        "tables",
+    },
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -84,7 +98,21 @@ ROOMS = [
         "plan_view",
         "planning",
     }
-    | {"examples", "progress", "report", "seen", "signals", "summary", "tables"},
+    | {
+        "charts",
+        "drawing",
+        "examples",
+        "page",
+        "progress",
+        "quality_charts",
+        "reading",
+        "recording",
+        "report",
+        "seen",
+        "signals",
+        "summary",
+        "tables",
+    },
 ]
 
 
