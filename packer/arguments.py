@@ -88,6 +88,10 @@ examples:
   prompt-packer evaluate labelled.csv --gold gold --by position --by length \\
       --labels spam,ham --model openai/gpt-4o-mini
 """
+_REPORT_ABOUT = """\
+Draw the page of a report: one HTML file with plots, which needs no network and
+runs no script. The report is what label --report wrote; it is checked first.
+"""
 _LEDGER_ABOUT = """\
 Show what a ledger holds: answers, requests, money. It is only read, also
 while a job runs.
@@ -104,7 +108,7 @@ def read_arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog=PROGRAM, description=_ABOUT, epilog=_EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=Parser)
-    for add in (_add_label, _add_plan, _add_models, _add_evaluate, _add_ledger):
+    for add in (_add_label, _add_plan, _add_models, _add_evaluate, _add_report, _add_ledger):
         add(commands)
     options = parser.parse_args(given)
     if getattr(options, "max_items", 0) is None:
@@ -136,6 +140,7 @@ def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     _take_job(plan)
     shown = {"help", "input", "text", "labels", "task", "model", "base_url", "id", "encoding", "budget_usd"}
     shown |= {"max_request_usd", "price_input", "price_output", "max_items", "untrusted", "audit", "ledger"}
+    shown |= {"examples", "examples_per_label", "seed"}
     for action in plan._actions:  # noqa: SLF001  argparse has no public name for it
         if action.dest not in shown:  # taken, so that a command line of label's is one of plan's
             action.help = argparse.SUPPRESS
@@ -181,6 +186,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[Parser]) -> None:
     asked = _take_task(evaluate, required=False)
     _take_model(asked, required=False)
     _take_ledger(asked)
+    _take_seed(asked)
 
 
 def _take_job(label: Parser) -> None:
@@ -196,6 +202,7 @@ def _take_job(label: Parser) -> None:
     _take_id(tables)
     _take_encoding(tables)
     add("--raw", action="store_true", help="leave CSV cells that begin like a formula without a leading '")
+    add("--confidence", action="store_true", help="a column: how sure the model was, 0 to 1, where the gateway tells")
     add("--table", action="store_true", help="show a table on standard output, which is what a terminal gets anyway")
     money = label.add_argument_group("money, in US dollars")
     _take_budget(money)
@@ -216,9 +223,23 @@ def _take_job(label: Parser) -> None:
         default="retry",
         help="items of a request that may have been billed without a word: ask again, or leave (default: retry)",
     )
-    add("--seed", metavar="N", type=whole(0, 2**63 - 1), default=0, help="of the order inside packs (default: 0)")
-    add("--report", metavar="FILE", help="a .json file: settings, money, pace, failures; readable by you only")
+    _take_seed(running)
+    add("--report", metavar="FILE", help="a .json file: settings, money, pace, failures; a .html file: its page too")
     add("-v", "--verbose", action="store_true", help="one line a request on standard error")
+
+
+def _add_report(commands: argparse._SubParsersAction[Parser]) -> None:
+    report = commands.add_parser(
+        "report",
+        help="draw the page of a report",
+        description=_REPORT_ABOUT,
+        usage="prompt-packer report REPORT.json [--evaluation FILE.json]\n"
+        "                            [--output PAGE.html]",
+    )
+    add = report.add_argument
+    add("report", metavar="REPORT.json", help="what label --report wrote")
+    add("--evaluation", metavar="FILE.json", help="what evaluate --json wrote, to be shown with it")
+    add("--output", metavar="PAGE.html", help="the page (default: beside the report); readable by you only")
 
 
 def _add_ledger(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -246,6 +267,11 @@ def _take_task(command: Parser, *, required: bool = True) -> argparse._ArgumentG
     which = asked.add_mutually_exclusive_group(required=required)
     which.add_argument("--labels", metavar="A,B,...", type=read_labels, help="the labels, separated by commas")
     which.add_argument("--task", metavar="FILE", help="a task file, .toml or .json: labels or a record, examples")
+    add = asked.add_argument
+    add(
+        "--examples", metavar="FILE", help="a labelled table, from which examples are drawn; its columns: COLUMN, label"
+    )
+    add("--examples-per-label", metavar="N", type=whole(1, 20), help="examples of each label (default: 2)")
     return asked
 
 
@@ -268,8 +294,20 @@ def _take_id(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--id", metavar="COLUMN", help="a column of ids; one that is given twice is refused")
 
 
+def _take_seed(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--seed",
+        metavar="N",
+        type=whole(0, 2**63 - 1),
+        default=0,
+        help="of the order inside packs, and of the examples (default: 0)",
+    )
+
+
 def _take_encoding(group: argparse._ActionsContainer) -> None:
-    group.add_argument("--encoding", default="utf-8", metavar="NAME", help="of INPUT (default: utf-8); OUT is UTF-8")
+    group.add_argument(
+        "--encoding", default="utf-8", metavar="NAME", help="of INPUT and examples (default: utf-8); OUT is UTF-8"
+    )
 
 
 def _take_budget(group: argparse._ArgumentGroup) -> None:

@@ -129,7 +129,22 @@ def _run_evaluate(options: argparse.Namespace) -> int:
 def _make_task(options: argparse.Namespace) -> Task:
     from packer.task import Task, read_task  # noqa: PLC0415  pydantic and jsonschema
 
-    return read_task(options.task) if options.task is not None else Task(options.labels)
+    task = read_task(options.task) if options.task is not None else Task(options.labels)
+    if options.examples is None:
+        if options.examples_per_label is not None:
+            raise CallError("--examples-per-label: expected --examples FILE too")
+        return task
+    from packer.examples import PER_LABEL, draw_examples  # noqa: PLC0415  slow
+
+    drawn = draw_examples(
+        options.examples,
+        task,
+        text=options.text or "text",
+        encoding=options.encoding,
+        per_label=options.examples_per_label or PER_LABEL,
+        seed=getattr(options, "seed", 0),
+    )
+    return task.with_examples(drawn)
 
 
 def _make_order(options: argparse.Namespace) -> Order:
@@ -171,7 +186,16 @@ def _make_order(options: argparse.Namespace) -> Order:
         untrusted=options.untrusted,
         audit=options.audit,
         max_disagreement=options.max_disagreement,
+        confidence=options.confidence,
+        examples=options.examples,
     )
+
+
+def _run_report(options: argparse.Namespace) -> int:
+    from packer.page import make_page  # noqa: PLC0415  slow
+
+    page = make_page(options.report, evaluation=options.evaluation, output=options.output)
+    return _print([show_text(str(page))])
 
 
 def _run_ledger(options: argparse.Namespace) -> int:
@@ -214,5 +238,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "plan": _run_plan,
     "models": _run_models,
     "evaluate": _run_evaluate,
+    "report": _run_report,
     "ledger": _run_ledger,
 }

@@ -80,13 +80,17 @@ def fields_of(task: Task) -> tuple[str, ...]:
     return () if task.record_schema is None else tuple(task.record_schema["properties"])
 
 
-def added_columns(task: Task, *, taken: Collection[Hashable]) -> tuple[Column, ...]:
-    """The columns that `task` adds to a table with the columns `taken`: label or fields, then status and error."""
+def added_columns(task: Task, *, taken: Collection[Hashable], confidence: bool = False) -> tuple[Column, ...]:
+    """The columns that `task` adds to a table with the columns `taken`.
+
+    The label or the record's fields, the confidence where it is wanted, the status, the error.
+    """
     if task.record_schema is None:
         types = {"label": Type(Kind.CHOICE, tuple(task.labels))}
     else:
         types = {name: _type_of(field, task.record_schema) for name, field in task.record_schema["properties"].items()}
-    found = [*types.items(), ("status", _STATUS), ("error", Type(Kind.TEXT))]
+    sure = [("confidence", Type(Kind.NUMBER))] if confidence else []
+    found = [*types.items(), *sure, ("status", _STATUS), ("error", Type(Kind.TEXT))]
     names = choose_names(taken, (name for name, _ in found))
     return tuple(Column(name, type_) for name, (_, type_) in zip(names, found, strict=True))
 
@@ -103,17 +107,25 @@ def answers(result: Result, fields: Sequence[str]) -> list[Any]:
     return [record.get(name) for name in fields]
 
 
-def fitted(result: Result, fields: Sequence[str], columns: Sequence[Column]) -> list[Any]:
+def found_values(result: Result, fields: Sequence[str], *, confidence: bool) -> list[Any]:
+    """The values of all columns that are added, as JSON values."""
+    found = answers(result, fields)
+    if confidence:
+        found.append(None if result.confidence is None else round(result.confidence, 6))
+    return [*found, result.status.value, result.error]
+
+
+def fitted(result: Result, fields: Sequence[str], columns: Sequence[Column], *, confidence: bool = False) -> list[Any]:
     """A value for each of `columns` (from `added_columns`) that its type allows."""
     values, unfit = [], []
-    *found, _, _ = columns
-    for column, value in zip(found, answers(result, fields), strict=True):
+    *found, error = found_values(result, fields, confidence=confidence)
+    for column, value in zip(columns[:-1], found, strict=True):
         try:
             values.append(_fit(column.type, value))
         except (ValueError, OverflowError):
             values.append(None)
             unfit.append(f"{column.name}: a value that its column ({column.type.kind}) cannot hold: {str(value)[:80]}")
-    return [*values, result.status.value, clean_text("; ".join(filter(None, [result.error, *unfit])))]
+    return [*values, clean_text("; ".join(filter(None, [error, *unfit])))]
 
 
 def _fit(type_: Type, value: Any) -> Any:

@@ -1,8 +1,8 @@
 """Output rows are the input's rows, in the input's order, as they were, with what was found behind them.
 
-What is added is the label (or the record's fields), `status` and `error`. A column of the input is never replaced: a
-file that is labelled often carries a `label` already, the gold one, and that is what nobody can buy again. So where a
-name is taken, ours gets the next free one: `label_2`.
+What is added is the label (or the record's fields), the confidence where it is wanted, `status` and `error`. A column
+of the input is never replaced: a file that is labelled often carries a `label` already, the gold one, and that is what
+nobody can buy again. So where a name is taken, ours gets the next free one: `label_2`.
 
 One exception to "as they were": a CSV cell that a spreadsheet would run as a formula gets a leading apostrophe, unless
 `raw` is asked for. It holds for the input's cells too, since texts of strangers are the danger, but not for plain
@@ -25,10 +25,10 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Protocol
 
 from packer import failpoints
-from packer.columns import Column, answers
+from packer.columns import Column, found_values
 from packer.errors import CallError
 from packer.items import Result
-from packer.tables import NEEDS_PYARROW, Format, Row
+from packer.tables import NEEDS_PYARROW, Format, Row, format_of, is_streamed
 
 if TYPE_CHECKING:
     from packer.parquet import ParquetSource
@@ -55,31 +55,43 @@ class RowWriter(Protocol):
 
 
 def make_writer(
-    form: Format, *, columns: Sequence[str], fields: Sequence[str], names: Sequence[str], raw: bool
+    form: Format,
+    *,
+    columns: Sequence[str],
+    fields: Sequence[str],
+    names: Sequence[str],
+    raw: bool,
+    confidence: bool = False,
 ) -> RowWriter:
     """A writer of rows in `form`, CSV or JSONL.
 
     `columns` are the input's; `fields` are the record's, or empty for a label; `names` are those of all that is added
-    (from `choose_names`), status and error last; `raw` leaves CSV cells as they are. Raises `CallError` for columns
-    that cannot be keys.
+    (from `choose_names`), the confidence (where `confidence`), status and error last; `raw` leaves CSV cells as they
+    are. Raises `CallError` for columns that cannot be keys.
     """
     if form is Format.CSV:
-        return _CsvWriter(columns, fields, names, raw=raw)
+        return _CsvWriter(columns, fields, names, raw=raw, confidence=confidence)
     if len(set(columns)) < len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
         raise CallError(f"two columns are named {twice!r}; the keys of a JSON object are unique, CSV output takes both")
-    return _JsonWriter(columns, fields, names)
+    return _JsonWriter(columns, fields, names, confidence=confidence)
 
 
 def make_parquet_writer(
-    columns: Sequence[str], *, fields: Sequence[str], added: Sequence[Column], source: ParquetSource | None
+    *,
+    columns: Sequence[str],
+    fields: Sequence[str],
+    added: Sequence[Column],
+    source: ParquetSource | None,
+    confidence: bool = False,
 ) -> RowWriter:
     """A writer of rows as Parquet, as `ParquetWriter` describes it. Raises `CallError` where pyarrow is missing."""
     try:
         from packer.parquet import ParquetWriter  # noqa: PLC0415  slow, and an extra
     except ModuleNotFoundError as error:
         raise CallError(NEEDS_PYARROW) from error
-    return ParquetWriter(columns, fields=fields, added=added, source=None if source is None else source.schema)
+    schema = None if source is None else source.schema
+    return ParquetWriter(columns=columns, fields=fields, added=added, source=schema, confidence=confidence)
 
 
 def unguard(cell: str) -> str:
@@ -93,12 +105,15 @@ def encode_line(line: str) -> bytes:
 
 
 class _CsvWriter:
-    def __init__(self, columns: Sequence[str], fields: Sequence[str], names: Sequence[str], *, raw: bool) -> None:
+    def __init__(
+        self, columns: Sequence[str], fields: Sequence[str], names: Sequence[str], *, raw: bool, confidence: bool
+    ) -> None:
         self.guarded = 0
         self._columns = columns
         self._fields = fields
         self._names = names
         self._raw = raw
+        self._confidence = confidence
         # The terminator is CRLF inside and LF outside: Python before 3.13 quotes a cell for its CR only where the
         # terminator holds one, and a bare CR makes a row that no reader takes.
         writer = csv.writer(_Echo(), lineterminator="\r\n")
@@ -112,9 +127,7 @@ class _CsvWriter:
         if isinstance(values, dict):
             values = [values.get(name) for name in self._columns]
         cells = list(map(_cell, values))
-        cells.extend(map(_cell, answers(result, self._fields)))
-        cells.append(result.status.value)
-        cells.append(result.error)
+        cells.extend(map(_cell, found_values(result, self._fields, confidence=self._confidence)))
         return self._line(cells)
 
     @staticmethod
@@ -140,11 +153,14 @@ class _Echo:
 
 
 class _JsonWriter:
-    def __init__(self, columns: Sequence[str], fields: Sequence[str], names: Sequence[str]) -> None:
+    def __init__(
+        self, columns: Sequence[str], fields: Sequence[str], names: Sequence[str], *, confidence: bool
+    ) -> None:
         self.guarded = 0
         self._columns = columns
         self._fields = fields
         self._names = names
+        self._confidence = confidence
         self._dump = json.JSONEncoder(ensure_ascii=False).encode
 
     @staticmethod
@@ -156,7 +172,7 @@ class _JsonWriter:
         return b""
 
     def row(self, row: Row, result: Result) -> bytes:
-        found = [*answers(result, self._fields), result.status.value, result.error]
+        found = found_values(result, self._fields, confidence=self._confidence)
         added = dict(zip(self._names, found, strict=True))
         if not row.raw:
             return encode_line(self._dump(dict(zip(self._columns, row.values, strict=True)) | added) + "\n")
@@ -320,3 +336,20 @@ class OutputStream:
 
     def abandon(self) -> None:
         """Nothing: what is gone is gone."""
+
+
+def open_output(path: str | None, source: Format) -> tuple[Output, Format]:
+    """Where the rows of a table in the format `source` go, and in which format. Raises `CallError`."""
+    if source is Format.PARQUET:
+        source = Format.JSONL  # through a pipe, where Parquet is of no use
+    if path is None or path == "-":
+        return OutputStream(1), source
+    if is_streamed(path):  # /dev/null, a named pipe
+        try:
+            return OutputStream(os.open(path, os.O_WRONLY)), source
+        except OSError as error:
+            raise CallError(f"{path}: cannot be written: {error.strerror}") from error
+    if "\0" in path:
+        raise CallError(f"{path!r}: expected a file name")
+    form = format_of(path)
+    return OutputFile(Path(path)), form

@@ -121,16 +121,23 @@ class ParquetWriter:
 
     `columns` are the input's. `source` is the schema of a Parquet input, whose columns come through as they are; it is
     None for other tables, whose columns become texts as they would in CSV, but for null, which stays null. `added` are
-    the task's columns, from `added_columns`, and `fields` the record's fields.
+    the task's columns, from `added_columns`, the confidence among them where `confidence`, and `fields` the record's.
     """
 
     def __init__(
-        self, columns: Sequence[str], *, fields: Sequence[str], added: Sequence[Column], source: pa.Schema | None
+        self,
+        *,
+        columns: Sequence[str],
+        fields: Sequence[str],
+        added: Sequence[Column],
+        source: pa.Schema | None,
+        confidence: bool,
     ) -> None:
         self.guarded = 0
         self._columns = columns
         self._added = added
         self._fields = fields
+        self._confidence = confidence
         schema = pa.schema([pa.field(name, pa.string()) for name in columns]) if source is None else source
         for column in added:
             schema = schema.append(pa.field(column.name, arrow_type(column.type)))
@@ -152,7 +159,7 @@ class ParquetWriter:
         if self._run and isinstance(values, Cells) and not values.follows(self._run[-1]):
             self._end_run()
         self._run.append(values)
-        self._found.append(fitted(result, self._fields, self._added))
+        self._found.append(fitted(result, self._fields, self._added, confidence=self._confidence))
         if len(self._run) >= _BATCH_ROWS:
             self._end_run()
         return self._sink.take()

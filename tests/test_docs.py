@@ -20,7 +20,7 @@ from packer.packs import UNTRUSTED_ITEMS, PackLimits
 from packer.task import AnswerShape, read_task
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("label", "plan", "models", "evaluate", "ledger")
+COMMANDS = ("label", "plan", "models", "evaluate", "report", "ledger")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 
@@ -76,8 +76,9 @@ def options_of(shown: str) -> dict[str, str]:
 def test_every_option_on_the_page_about_quality_exists_and_it_names_every_way_to_look_at_errors() -> None:
     page, shown = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8"), help_of("evaluate")
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page))
-    assert options >= {"--gold", "--by", "--json", "--text"}
-    assert [option for option in sorted(options) if option not in shown] == []
+    assert options >= {"--gold", "--by", "--json", "--text", "--audit", "--max-disagreement"}
+    every = "".join(help_of(command) for command in COMMANDS)
+    assert [option for option in sorted(options) if option not in every] == []
     assert re.findall(r"^\| `--by ([a-z-]+)` \|", page, re.MULTILINE) == list(EVALUATED_BY)
     assert all(way in shown for way in EVALUATED_BY)
     assert f"({evaluating._MOST_LABELS:,} at most)" in page

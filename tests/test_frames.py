@@ -264,6 +264,15 @@ def test_a_records_fields_go_by_place_and_not_by_index() -> None:
     assert list(found["note"]) == ["one", "two", "three"]
 
 
+@every_library
+def test_a_confidence_that_is_asked_for_is_a_column_of_numbers(make: Callable[..., Any]) -> None:
+    found = label(make({"text": TEXTS}), confidence=True)
+    assert list(columns(found)) == ["text", "label", "confidence", "status", "error"]
+    assert columns(found)["confidence"] == [None] * len(TEXTS)  # this gateway tells none
+    if isinstance(found, pl.DataFrame):
+        assert found.schema["confidence"] == pl.Float64
+
+
 # Refusals
 
 

@@ -17,6 +17,7 @@ FLOORS = [
         "answers",
         "budget",
         "canaries",
+        "confidence",
         "estimates",
         "events",
         "headers",
@@ -57,7 +58,21 @@ FLOORS = [
         "plan_view",
         "planning",
     }
-    | {"progress", "report", "seen", "signals", "summary", "tables"},
+    | {
+        "charts",
+        "drawing",
+        "examples",
+        "page",
+        "progress",
+        "quality_charts",
+        "reading",
+        "recording",
+        "report",
+        "seen",
+        "signals",
+        "summary",
+        "tables",
+    },
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -86,7 +101,21 @@ ROOMS = [
         "plan_view",
         "planning",
     }
-    | {"progress", "report", "seen", "signals", "summary", "tables"},
+    | {
+        "charts",
+        "drawing",
+        "examples",
+        "page",
+        "progress",
+        "quality_charts",
+        "reading",
+        "recording",
+        "report",
+        "seen",
+        "signals",
+        "summary",
+        "tables",
+    },
 ]
 
 
