@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from packer.columns import Column, added_columns
+from packer.columns import added_columns
 from packer.errors import CallError, InputError
 from packer.examples import describe_examples
 from packer.headers import CHARGE_HEADER
@@ -31,8 +31,6 @@ from packer.outputs import (
     OutputStream,
     RowWriter,
     encode_line,
-    make_parquet_writer,
-    make_writer,
     open_output,
 )
 from packer.progress import Display, row_printer
@@ -45,7 +43,6 @@ from packer.tables import Checked, Format, Reader, Row, check_table, is_streamed
 if TYPE_CHECKING:
     from packer.audit import AuditResult
     from packer.events import Event, Statistics
-    from packer.parquet import ParquetSource
     from packer.runner import Runner
 
 DONE, FAILED, STOPPED = 0, 3, 4
@@ -86,7 +83,15 @@ def label_table(order: Order) -> int:
             output=output,
             report=report,
             page=page,
-            writer=_make_writer(form, order, columns, added, reader.parquet),
+            writer=choose_writer(
+                form,
+                columns=columns,
+                fields=order.fields,
+                added=added,
+                raw=order.raw,
+                source=reader.parquet,
+                confidence=order.confidence,
+            ),
             fixed=form is not Format.JSONL,
             shows_table=shows_table,
             names=names,
@@ -440,16 +445,3 @@ def _open_report(path: str | None) -> tuple[Output | None, Output | None]:
     except CallError:
         report.abandon()
         raise
-
-
-def _make_writer(
-    form: Format, order: Order, columns: Sequence[str], added: Sequence[Column], source: ParquetSource | None
-) -> RowWriter:
-    if form is Format.PARQUET:
-        return make_parquet_writer(
-            columns=columns, fields=order.fields, added=added, source=source, confidence=order.confidence
-        )
-    names = [column.name for column in added]
-    return make_writer(
-        form, columns=columns, fields=order.fields, names=names, raw=order.raw, confidence=order.confidence
-    )

@@ -77,15 +77,24 @@ def make_writer(
     return _JsonWriter(columns, fields, names, confidence=confidence)
 
 
-def make_parquet_writer(
+def choose_writer(
+    form: Format,
     *,
     columns: Sequence[str],
     fields: Sequence[str],
     added: Sequence[Column],
-    source: ParquetSource | None,
+    raw: bool = False,
+    source: ParquetSource | None = None,
     confidence: bool = False,
 ) -> RowWriter:
-    """A writer of rows as Parquet, as `ParquetWriter` describes it. Raises `CallError` where pyarrow is missing."""
+    """A writer of rows in any `form`, with the arguments of `make_writer`.
+
+    `added` are the columns that are added, with their types; `source` is what a Parquet input is read from. Raises
+    `CallError` for columns that cannot be keys, and for Parquet where pyarrow is missing.
+    """
+    if form is not Format.PARQUET:
+        names = [column.name for column in added]
+        return make_writer(form, columns=columns, fields=fields, names=names, raw=raw, confidence=confidence)
     try:
         from packer.parquet import ParquetWriter  # noqa: PLC0415  slow, and an extra
     except ModuleNotFoundError as error:

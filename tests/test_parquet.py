@@ -21,8 +21,8 @@ from packer.cli import main
 from packer.columns import Kind, Type, added_columns, fitted
 from packer.errors import Failure, InputError, TransportError
 from packer.items import Item, Result, Status
-from packer.outputs import make_parquet_writer
-from packer.tables import Reader, Row
+from packer.outputs import choose_writer
+from packer.tables import Format, Reader, Row
 from packer.task import Task
 from packer.testing import FakeTransport
 
@@ -385,7 +385,7 @@ def written(path: str, results: Callable[[int, str], Result] | None = None) -> I
     """What is written for each row of the table at `path`, and at last what stands behind them."""
     with Reader(path, text="text") as reader:
         added = added_columns(TASK, taken=reader.columns)
-        writer = make_parquet_writer(columns=reader.columns, fields=(), added=added, source=reader.parquet)
+        writer = choose_writer(Format.PARQUET, columns=reader.columns, fields=(), added=added, source=reader.parquet)
         start = writer.header()
         for number, row in enumerate(reader):
             result = Result(Item(row.text), Status.LABELLED, label="ham")
@@ -437,7 +437,7 @@ def test_rows_may_come_in_any_order_and_each_stays_itself(in_folder: Path, order
         patch.setattr(parquet, "_BATCH_ROWS", 2)
         rows = list(reader)
         added = added_columns(TASK, taken=reader.columns)
-        writer = make_parquet_writer(columns=reader.columns, fields=(), added=added, source=reader.parquet)
+        writer = choose_writer(Format.PARQUET, columns=reader.columns, fields=(), added=added, source=reader.parquet)
         failed = [(rows[place], Result(Item(""), Status.FAILED, error=rows[place].text)) for place in order]
         data = [writer.header(), *(writer.row(*one) for one in failed), writer.footer()]
         back = pq.read_table(io.BytesIO(b"".join(data))).to_pylist()
@@ -492,7 +492,7 @@ def test_a_confidence_is_a_column_of_numbers_before_the_status() -> None:
     assert [column.name for column in added] == ["label", "confidence", "status", "error"]
     sure = Result(Item("a"), Status.LABELLED, label="ham", confidence=0.12345678)
     assert fitted(sure, (), added, confidence=True) == ["ham", 0.123457, "labelled", ""]
-    writer = make_parquet_writer(columns=["text"], fields=(), added=added, source=None, confidence=True)
+    writer = choose_writer(Format.PARQUET, columns=["text"], fields=(), added=added, source=None, confidence=True)
     data = [writer.header(), writer.row(Row(2, "a", None, ["a"], ""), sure), writer.footer()]
     assert pq.read_table(io.BytesIO(b"".join(data))).to_pylist()[0]["confidence"] == 0.123457
 
