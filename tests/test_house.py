@@ -23,6 +23,7 @@ FLOORS = [
         "intervals",
         "json_scan",
         "limiter",
+        "looks",
         "rounds",
         "pacing",
         "packs",
@@ -30,7 +31,7 @@ FLOORS = [
         "recovery",
     }
     | {"refusals", "replies", "sizing"},
-    {"books", "dialects", "requests"},
+    {"books", "dialects", "pairs", "pilot", "requests"},
     {"connections", "ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows", "local", "pricing"}
     | {"providers", "tokens", "transport", "wire"},
     {"journal", "slots", "sources", "verdicts"},
