@@ -39,7 +39,7 @@ class Model:
             return "b" if self._draw("again", item) < self.fickle else "a"
         if arm.size == 1:
             return None if self._draw("alone", item) < self.moods else "a"
-        drawn = self._draw("packed" if self.nested else str(arm), item)
+        drawn = self._draw("packed" if self.nested else f"{arm.shape} {arm}", item)
         return "b" if drawn < self.law(arm.size, item % arm.size + 1) else "a"
 
     def _draw(self, what: str, item: int) -> float:
