@@ -138,8 +138,12 @@ class Pilot:
         failed = sum(packed is None for _, packed in pairs)
         past = [look for look in self._looks.get(arm, ()) if look.items < len(pairs)]
         least = None if not pairs else bound(past, len(pairs), differing, level=self.level)
-        unsettled = Outcome.UNCLEAR if pairs else Outcome.NOT_ASKED
-        return Standing(arm, self._outcomes.get(arm, unsettled), len(pairs), differing, failed, least)
+        return Standing(arm, self.outcome(arm), len(pairs), differing, failed, least)
+
+    def outcome(self, arm: Arm) -> Outcome:
+        """What is known of `arm`."""
+        asked = self._answers[arm]
+        return self._outcomes.get(arm, Outcome.UNCLEAR if asked else Outcome.NOT_ASKED)
 
     def pairs(self, arm: Arm) -> list[tuple[str, str | None]]:
         """The answers alone and in the manner of `arm`, of the items that have the first and were asked both ways."""

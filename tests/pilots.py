@@ -62,7 +62,7 @@ def run_pilot(pilot: Pilot, model: Model) -> int:
 
 def accepted(pilot: Pilot) -> list[Arm]:
     """The settings that are sure to keep the promise."""
-    return [arm for arm in pilot.arms() if pilot.standing(arm).outcome is Outcome.KEEPS]
+    return [arm for arm in pilot.arms() if pilot.outcome(arm) is Outcome.KEEPS]
 
 
 def true_share(law: Law, size: int) -> float:
