@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pydantic
+
     from packer.exchange import Buckets, Charge
     from packer.items import Result
 
@@ -153,3 +155,10 @@ class TransportError(PackerError):
         self.setting = setting
         self.buckets = buckets
         self.may_be_billed = may_be_billed
+
+
+def read_first_error(invalid: pydantic.ValidationError) -> tuple[str, str]:
+    """The first of what pydantic found: where, as a path, and what was wanted."""
+    first = invalid.errors(include_url=False)[0]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    return path, first["msg"]

@@ -15,18 +15,17 @@ from decimal import Decimal, InvalidOperation
 from enum import Enum, StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
-import jsonschema
-import jsonschema.exceptions
-import jsonschema.protocols
 import pydantic
-import referencing
 from pydantic_core import PydanticCustomError
 
-from packer.errors import TaskError
+from packer.errors import TaskError, read_first_error
 from packer.items import canonical_json, normalise_text
 from packer.usage import Price
+
+if TYPE_CHECKING:
+    from packer.records import Record
 
 # Part of the fingerprint: a change to what prompts.py writes is a change to what the model answers.
 PROMPT_FORMAT = 1
@@ -138,9 +137,9 @@ class Task:
         self.instructions = instructions.strip()
         self.labels: Mapping[str, str] = {} if labels is None else _read_labels(labels)
         self._by_folded = {fold_label(name): name for name in self.labels}
-        self.record_model = record if isinstance(record, type) else None
-        self.record_schema: Mapping[str, Any] | None = None if record is None else _read_record(record)
-        self._validator = None if self.record_schema is None else _compile(self.record_schema)
+        self._record = None if record is None else _read_record(record)
+        self.record_schema = None if self._record is None else self._record.schema
+        self.record_model = None if self._record is None else self._record.model
         self.shape = _read_shape(shape, is_record=record is not None)
         self.examples = tuple(self._read_examples(examples, "examples"))
         self.canaries = tuple(self._read_canaries(canaries))
@@ -155,23 +154,12 @@ class Task:
 
     def check_record(self, fields: Mapping[str, Any]) -> tuple[str, str] | None:
         """None for a record that the task allows, else its first defect: the path in the record, what was wanted."""
-        assert self._validator is not None, "a task with labels has no record to check"
-        error = jsonschema.exceptions.best_match(self._validator.iter_errors(fields))
-        if error is not None:
-            path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
-            return path, error.message
-        if self.record_model is not None:
-            try:
-                self.record_model.model_validate(fields)
-            except pydantic.ValidationError as invalid:
-                return _first_error(invalid)
-        return None
+        assert self._record is not None, "a task with labels has no record to check"
+        return self._record.check(fields)
 
     def load(self, value: Any) -> tuple[str | None, Any]:
         """A stored answer as (label, record), one of the two None; a record as an instance of the task's model."""
-        if self.record_schema is None:
-            return value, None
-        return None, value if self.record_model is None else self.record_model.model_validate(value)
+        return (value, None) if self._record is None else (None, self._record.load(value))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -262,7 +250,7 @@ def read_task(path: Path | str) -> Task:
     try:
         return _task_from(TaskFile.model_validate(content))
     except pydantic.ValidationError as invalid:
-        where, wanted = _first_error(invalid)
+        where, wanted = read_first_error(invalid)
         raise TaskError(f"{path}: {where.lstrip('.')}" if where else str(path), wanted) from invalid
     except TaskError as error:
         raise TaskError(f"{path}: {error.where}" if error.where else str(path), error.wanted) from error
@@ -337,49 +325,10 @@ def _label_pairs(labels: LabelsLike) -> Iterator[tuple[Any, Any]]:
     return ((name, "") for name in labels)
 
 
-def _read_record(record: RecordLike) -> Mapping[str, Any]:
-    if isinstance(record, type):
-        if not issubclass(record, pydantic.BaseModel):
-            raise TaskError("record", f"expected a pydantic model or a JSON Schema, got {record.__name__}")
-        schema = record.model_json_schema()
-    elif isinstance(record, Mapping):
-        schema = dict(record)
-    else:
-        raise TaskError("record", f"expected a pydantic model or a JSON Schema, got {record!r}")
-    properties = schema.get("properties")
-    if schema.get("type") != "object" or not isinstance(properties, Mapping) or not properties:
-        raise TaskError("record", 'expected a schema with "type": "object" and "properties"')
-    if "n" in properties:
-        raise TaskError("record.properties.n", "the name n is taken by the item's number; expected another name")
-    for reference in _references(schema):
-        # prompts.py moves the definitions to the answer's root: no other reference would still point at its target
-        if not reference.startswith(("#/$defs/", "#/definitions/")):
-            raise TaskError("record", f"expected references to the schema's own #/$defs/, got {reference!r}")
-    return schema
+def _read_record(given: RecordLike) -> Record:
+    from packer.records import Record  # noqa: PLC0415  jsonschema, which a task with labels need not wait for
 
-
-def _references(schema: Any) -> Iterator[str]:
-    pending = [schema]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, Mapping):
-            yield from (
-                value for name, value in node.items() if name in {"$ref", "$dynamicRef"} and isinstance(value, str)
-            )
-            pending.extend(node.values())
-        elif isinstance(node, list):
-            pending.extend(node)
-
-
-def _compile(schema: Mapping[str, Any]) -> jsonschema.protocols.Validator:
-    validator = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-    try:
-        validator.check_schema(dict(schema))
-    except jsonschema.SchemaError as error:
-        path = "".join(f".{part}" for part in error.absolute_path)
-        raise TaskError(f"record{path}", f"expected a JSON Schema: {error.message}") from error
-    # An empty registry: the default one fetches what it does not know
-    return validator(schema, registry=referencing.Registry())
+    return Record(given)
 
 
 def _read_shape(shape: AnswerShape | str | None, *, is_record: bool) -> AnswerShape:
@@ -392,12 +341,6 @@ def _read_shape(shape: AnswerShape | str | None, *, is_record: bool) -> AnswerSh
     if is_record and read is not AnswerShape.OBJECT:
         raise TaskError("shape", f"expected object for a record task, got {read.value}")
     return read
-
-
-def _first_error(invalid: pydantic.ValidationError) -> tuple[str, str]:
-    first = invalid.errors(include_url=False)[0]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-    return path, first["msg"]
 
 
 def _listed(names: Iterable[str]) -> str:

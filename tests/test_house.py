@@ -12,7 +12,7 @@ import packer
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
     {"errors", "failpoints", "items", "usage"},
-    {"exchange", "task"},
+    {"exchange", "records", "task"},
     {
         "answers",
         "budget",
@@ -48,6 +48,7 @@ FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = sorted((ROOT / "packer").glob("*.py"))
 # What was one file and became several is still one room: its files may name each other
 ROOMS = [
+    {"records", "task"},
     {"answers", "json_scan"},
     {"limiter", "rounds"},
     {"headers", "refusals", "replies"},
