@@ -22,7 +22,7 @@ from packer.packs import MAX_ITEMS_CEILING, UNTRUSTED_ITEMS, usual_items
 PROGRAM = "prompt-packer"
 LEDGER = "prompt-packer.db"
 MOST_IN_FLIGHT = 256
-_COMMANDS = "label, plan, models or ledger"
+_COMMANDS = "label, plan, models, evaluate or ledger"
 
 _ABOUT = """\
 Label many short texts with an LLM: packed into few requests, checked one by
@@ -68,6 +68,21 @@ examples:
   prompt-packer models tickets.jsonl --text body --task task.toml \\
       --models openai/gpt-4o-mini,google/gemini-2.5-flash-lite
 """
+_EVALUATE_ABOUT = """\
+Hold the labels of a table that label wrote against a column of right ones:
+accuracy, macro F1, precision and recall, what is confused with what, and where
+the errors sit. Nothing is sent.
+
+--text names the texts that are shown beside errors (default: the column text).
+--by position and --by pack-size also need what label was asked: --labels or
+--task, --model, and its ledger.
+"""
+_EVALUATE_EXAMPLES = """\
+examples:
+  prompt-packer evaluate labelled.csv --gold gold
+  prompt-packer evaluate labelled.csv --gold gold --by position --by length \\
+      --labels spam,ham --model openai/gpt-4o-mini
+"""
 _LEDGER_ABOUT = """\
 Show what a ledger holds: answers, requests, money. It is only read, also
 while a job runs.
@@ -84,7 +99,7 @@ def read_arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(prog=PROGRAM, description=_ABOUT, epilog=_EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=_Parser)
-    for add in (_add_label, _add_plan, _add_models, _add_ledger):
+    for add in (_add_label, _add_plan, _add_models, _add_evaluate, _add_ledger):
         add(commands)
     options = parser.parse_args(given)
     if getattr(options, "max_items", 0) is None:
@@ -142,6 +157,27 @@ def _add_models(commands: argparse._SubParsersAction[_Parser]) -> None:
     _take_max_items(models.add_argument_group("how it runs"))
 
 
+def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="hold a labelled table against a column of right labels",
+        description=_EVALUATE_ABOUT,
+        usage="prompt-packer evaluate LABELED --gold COLUMN [options]",
+        epilog=_EVALUATE_EXAMPLES,
+    )
+    add = evaluate.add_argument
+    add("table", metavar="LABELED", help="a table that label wrote, or - for standard input")
+    gold = "the right labels; of a record: the right values of the field of that name, or FIELD=COLUMN; once a field"
+    add("--gold", metavar="COLUMN", action="append", required=True, help=gold)
+    by = "where errors sit: position (in the pack), pack-size or length (of the text); may be given several times"
+    add("--by", metavar="WHAT", action="append", default=[], type=_one_of("position", "pack-size", "length"), help=by)
+    add("--json", metavar="FILE", help="the same figures as one JSON object; readable by you only")
+    _take_encoding(evaluate)
+    asked = _take_task(evaluate, required=False)
+    _take_model(asked, required=False)
+    _take_ledger(asked)
+
+
 def _take_job(label: _Parser) -> None:
     """All that a job takes, for the command that runs one and the command that plans one."""
     _take_input(label)
@@ -196,17 +232,20 @@ def _take_input(command: _Parser) -> None:
     command.add_argument("input", metavar="INPUT", help="a .csv, .jsonl or .ndjson file, or - for standard input")
 
 
-def _take_task(command: _Parser) -> None:
+def _take_task(command: _Parser, *, required: bool = True) -> argparse._ArgumentGroup:
     asked = command.add_argument_group("what is asked")
-    asked.add_argument("--text", metavar="COLUMN", required=True, help="the column that holds the texts")
-    which = asked.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--text", metavar="COLUMN", required=required, help="the column that holds the texts")
+    which = asked.add_mutually_exclusive_group(required=required)
     which.add_argument("--labels", metavar="A,B,...", type=_read_labels, help="the labels, separated by commas")
     which.add_argument("--task", metavar="FILE", help="a task file, .toml or .json: labels or a record, examples")
+    return asked
 
 
-def _take_model(group: argparse._ArgumentGroup) -> None:
+def _take_model(group: argparse._ArgumentGroup, *, required: bool = True) -> None:
     group.add_argument(
-        "--model", required=True, help="its name at the gateway; local: a small model on this machine, without a key"
+        "--model",
+        required=required,
+        help="its name at the gateway; local: a small model on this machine, without a key",
     )
 
 
@@ -221,7 +260,7 @@ def _take_id(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--id", metavar="COLUMN", help="a column of ids; one that is given twice is refused")
 
 
-def _take_encoding(group: argparse._ArgumentGroup) -> None:
+def _take_encoding(group: argparse._ActionsContainer) -> None:
     group.add_argument("--encoding", default="utf-8", metavar="NAME", help="of INPUT (default: utf-8); OUT is UTF-8")
 
 
@@ -362,7 +401,7 @@ def _one_of(*words: str) -> Callable[[str], str]:
     def read(given: str) -> str:
         if given in words:
             return given
-        raise argparse.ArgumentTypeError(f"expected {' or '.join(words)}, got {given!r}")
+        raise argparse.ArgumentTypeError(f"expected {', '.join(words[:-1])} or {words[-1]}, got {given!r}")
 
     return read
 

@@ -107,6 +107,24 @@ def _run_models(options: argparse.Namespace) -> int:
     return _print(line.text for line in show_models(comparison, width=_width()))
 
 
+def _run_evaluate(options: argparse.Namespace) -> int:
+    from packer.evaluating import Question, show_evaluation  # noqa: PLC0415  slow
+
+    question = Question(
+        table=options.table,
+        gold=options.gold,
+        text=options.text,
+        by=tuple(dict.fromkeys(options.by)),
+        encoding=options.encoding,
+        output=options.json,
+        task=None if options.task is options.labels is None else _make_task(options),
+        task_file=options.task,
+        model=options.model,
+        ledger=options.ledger,
+    )
+    return _print(line.text for line in show_evaluation(question, width=_width()))
+
+
 def _make_task(options: argparse.Namespace) -> Task:
     from packer.task import Task, read_task  # noqa: PLC0415  pydantic and jsonschema
 
@@ -190,5 +208,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "label": _run_label,
     "plan": _run_plan,
     "models": _run_models,
+    "evaluate": _run_evaluate,
     "ledger": _run_ledger,
 }

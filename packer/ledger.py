@@ -32,6 +32,7 @@ from packer.ledger_rows import (
     Closing,
     LedgerStatistics,
     Opened,
+    Place,
     Spending,
     assumed,
     booked,
@@ -43,7 +44,7 @@ from packer.ledger_rows import (
 )
 from packer.usage import Usage, to_usd
 
-__all__ = ["Attempt", "AttemptState", "Closed", "Ledger", "LedgerStatistics", "Opened", "Spending"]
+__all__ = ["Attempt", "AttemptState", "Closed", "Ledger", "LedgerStatistics", "Opened", "Place", "Spending"]
 
 _FIND_KEYS = 500
 
@@ -159,17 +160,29 @@ class Ledger:
 
     def find(self, keys: Sequence[str]) -> dict[str, Any]:
         """The answers that are known, by their key: a label or a record's fields each."""
-        found = {}
-        # in the order of the tree, so that neighbours are read from one page
-        ordered = sorted(set(keys))
+        return {row[0]: json.loads(row[1]) for row in self._answers(keys)}
+
+    def find_places(self, keys: Sequence[str]) -> dict[str, Place]:
+        """The answers that are known, by their key, each with its place in the pack that gave it.
+
+        Takes memory for the packs of all `keys`: ask for some hundreds at a time.
+        """
+        rows = self._answers(keys)
+        packs: dict[int, list[str]] = {}
+        ordered = sorted({row[2] for row in rows})
         for start in range(0, len(ordered), _FIND_KEYS):
             part = ordered[start : start + _FIND_KEYS]
-            marks = ", ".join("?" * len(part))
-            sql = f"SELECT {ANSWER_COLUMNS} FROM answers WHERE key IN ({marks})"  # noqa: S608  question marks only
+            sql = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE id IN ({_marks(part)})"  # noqa: S608  question marks
             for row in self._file.read(sql, part):
-                self._sound([row], f"answer {row[0]}")
-                found[row[0]] = json.loads(row[1])
-        return found
+                self._sound([row], f"attempt {row[0]}")
+                packs[row[0]] = json.loads(row[2])
+        places = {}
+        for key, value, attempt, *_ in rows:
+            pack = packs.get(attempt, [])
+            if key not in pack:
+                raise LedgerDamaged(self._file.name, f"damaged: answer {key} is of no pack of attempt {attempt}")
+            places[key] = Place(json.loads(value), pack.index(key) + 1, len(pack))
+        return places
 
     def doubtful_keys(self) -> frozenset[str]:
         """The keys of attempts in doubt that have no answer yet, of all jobs."""
@@ -240,6 +253,16 @@ class Ledger:
         """Give the ledger up. Safe to call twice."""
         self._file.close()
 
+    def _answers(self, keys: Sequence[str]) -> list[Row]:
+        found: list[Row] = []
+        # in the order of the tree, so that neighbours are read from one page
+        ordered = sorted(set(keys))
+        for start in range(0, len(ordered), _FIND_KEYS):
+            part = ordered[start : start + _FIND_KEYS]
+            sql = f"SELECT {ANSWER_COLUMNS} FROM answers WHERE key IN ({_marks(part)})"  # noqa: S608  question marks
+            found += (self._sound([row], f"answer {row[0]}") for row in self._file.read(sql, part))
+        return found
+
     def _doubt_what_is_open(self) -> None:
         rows = self._file.read("SELECT id FROM attempts WHERE state = 'open'")
         self.commit([Closed(row[0], AttemptState.DOUBT, "interrupted", None, None, math.nan, {}) for row in rows])
@@ -301,6 +324,10 @@ class Ledger:
         if checksum(rows[0][:-1]) != rows[0][-1]:
             raise LedgerDamaged(self._file.name, f"damaged: {what} does not match its checksum")
         return rows[0]
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ", ".join("?" * len(values))
 
 
 def _insert(db: sqlite3.Connection, table: str, columns: Row) -> None:

@@ -97,6 +97,18 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where an answer stands: its `value`, and its item's `number` (from 1) among the `items` of the pack that gave it.
+
+    Canaries are no items of a pack, and are not counted.
+    """
+
+    value: Any
+    number: int
+    items: int
+
+
+@dataclass(frozen=True, slots=True)
 class Spending:
     """Booked money: charges that are settled, the most that is in doubt, reserves of what is open.
 

@@ -89,6 +89,11 @@ def answers(result: Result, fields: Sequence[str]) -> list[Any]:
     return [record.get(name) for name in fields]
 
 
+def unguard(cell: str) -> str:
+    """A CSV cell of an output without the apostrophe that keeps a formula from running."""
+    return cell[1:] if cell[:1] == "'" and cell[1:2] in _FORMULA_STARTS else cell
+
+
 def encode_line(line: str) -> bytes:
     r"""A line as UTF-8; a lone surrogate, which only JSON and odd encodings can hold, as \uXXXX."""
     return line.encode("utf-8", "backslashreplace")

@@ -109,11 +109,11 @@ def encode_report(report: Report) -> bytes:
     return pydantic.TypeAdapter(Report).dump_json(report, indent=2) + b"\n"
 
 
-def check_report_path(path: str) -> Path:
-    """`path` as the file of a report. Raises `CallError`."""
+def check_report_path(path: str, *, option: str = "--report") -> Path:
+    """`path`, which `option` gave, as the file of a report. Raises `CallError`."""
     if Path(path).suffix.lower() != ".json":
-        raise CallError(f"--report {path}: expected a name that ends in .json")
+        raise CallError(f"{option} {path}: expected a name that ends in .json")
     if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
         # it would be replaced by a file
-        raise CallError(f"--report {path}: expected a file, this is a pipe or a device")
+        raise CallError(f"{option} {path}: expected a file, this is a pipe or a device")
     return Path(path)

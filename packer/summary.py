@@ -54,7 +54,8 @@ def cut_text(text: str, width: int) -> str:
     return set_cell_size(text, width - 1).rstrip() + "…" if width > 0 else ""
 
 
-def _pad_text(text: str, width: int) -> str:
+def pad_text(text: str, width: int) -> str:
+    """`text` in exactly `width` terminal cells, cut like `cut_text`."""
     from rich.cells import cell_len  # noqa: PLC0415  as above
 
     cut = cut_text(text, width)
@@ -87,7 +88,7 @@ class ResultTable:
     def header(self) -> Line:
         """The names of the columns."""
         name = "record" if self._fields else "label"
-        return Line(f"{'#':>{self._place}}  {_pad_text(name, self._answer)}  text", "bold")
+        return Line(f"{'#':>{self._place}}  {pad_text(name, self._answer)}  text", "bold")
 
     def row(self, text: str, result: Result) -> Iterator[Line]:
         """The lines of one result."""
@@ -96,7 +97,7 @@ class ResultTable:
         if result.status is Status.LABELLED:
             answer, style = self._write_answer(result), ""
         place = f"{self._count:>{self._place}}  "
-        line = f"{place}{_pad_text(show_text(answer), self._answer)}  {show_text(text)}"
+        line = f"{place}{pad_text(show_text(answer), self._answer)}  {show_text(text)}"
         yield Line(cut_text(line, self._width), style)
         if result.status in {Status.FAILED, Status.DOUBT}:
             yield Line(cut_text(" " * len(place) + show_text(result.error), self._width), "dim")

@@ -52,9 +52,9 @@ _ENDINGS = {".csv": Format.CSV, ".jsonl": Format.JSONL, ".ndjson": Format.JSONL}
 class Row(NamedTuple):
     """One row of the input.
 
-    `line` is where it begins, from 1. `text` is what is asked; an absent or null text of JSONL is an empty one.
-    `id` is None where no id column was named. `values` are the CSV cells in the header's order, or the JSON object;
-    `raw` is the object as it stands in the file, empty for CSV.
+    `line` is where it begins, from 1. `text` is what is asked; an absent or null text of JSONL is an empty one,
+    and so is each where no text column was named. `id` is None where no id column was named. `values` are the CSV cells
+    in the header's order, or the JSON object; `raw` is the object as it stands in the file, empty for CSV.
     """
 
     line: int
@@ -94,13 +94,13 @@ class Reader:
     """The rows of one table, each once, in order, read as they are asked for.
 
     `path` is a file, or `-` for standard input; a pipe without an ending is JSONL when it begins with `{`, else CSV.
-    `text` and `id` name columns. `columns` are the CSV header, or the keys of the first JSON object; `text` must be one
-    of them, though a later object may lack it. A blank line is no row.
+    `text` and `id` name columns, None none. `columns` are the CSV header, or the keys of the first JSON object; `text`
+    must be one of them, though a later object may lack it. A blank line is no row.
 
     Raises `CallError` on opening, and `InputError` with the line on opening and while iterating. Iterate once.
     """
 
-    def __init__(self, path: str, *, text: str, id_column: str | None = None, encoding: str = "utf-8") -> None:
+    def __init__(self, path: str, *, text: str | None, id_column: str | None = None, encoding: str = "utf-8") -> None:
         self.name = "standard input" if path == "-" else path
         self._text = text
         self._id = id_column
@@ -130,7 +130,7 @@ class Reader:
                 self._rows = self._json_rows()
             for column in (text, id_column):
                 if column is not None:
-                    self._check_column(column)
+                    self.check_column(column)
             self._ids = None if id_column is None else Seen()
         except BaseException:
             self.close()
@@ -216,7 +216,8 @@ class Reader:
             "name the file's encoding with --encoding (cp1252, utf-16, ...)",
         )
 
-    def _check_column(self, column: str) -> None:
+    def check_column(self, column: str) -> None:
+        """Raise `InputError` where the table does not have `column`, or has it twice."""
         found = self.columns.count(column)
         if found == 1:
             return
@@ -245,7 +246,7 @@ class Reader:
 
     def _csv_rows(self) -> Iterator[Row]:
         width = len(self.columns)
-        text = self.columns.index(self._text)
+        text = None if self._text is None else self.columns.index(self._text)
         id_place = None if self._id is None else self.columns.index(self._id)
         while True:
             line, cells = self._next_cells()
@@ -255,7 +256,7 @@ class Reader:
                 key = None if id_place is None else cells[id_place]
                 if key is not None:
                     self._add_id(key, line)
-                yield Row(line, cells[text], key, cells, "")
+                yield Row(line, "" if text is None else cells[text], key, cells, "")
             elif cells:
                 raise self._fault(line, f"expected {width} cells as in the header, got {len(cells)}")
 
@@ -276,7 +277,7 @@ class Reader:
             if not raw:
                 continue
             values = self._parse(raw, line)
-            text = values.get(self._text)
+            text = None if self._text is None else values.get(self._text)
             if text is None:
                 text = ""
             elif not isinstance(text, str):

@@ -40,7 +40,20 @@ FLOORS = [
     {"runner", "testing"},
     {"sync"},
     {"__init__"},
-    {"arguments", "cli", "labelling", "ledger_view", "models_view", "order", "outputs", "plan_view", "planning"}
+    {
+        "arguments",
+        "cli",
+        "evaluating",
+        "evaluation",
+        "evaluation_view",
+        "labelling",
+        "ledger_view",
+        "models_view",
+        "order",
+        "outputs",
+        "plan_view",
+        "planning",
+    }
     | {"progress", "report", "seen", "signals", "summary", "tables"},
     {"__main__"},
 ]
@@ -54,7 +67,20 @@ ROOMS = [
     {"headers", "refusals", "replies"},
     {"ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows"},
     {"connections", "local", "providers", "tokens", "transport", "wire"},
-    {"arguments", "cli", "labelling", "ledger_view", "models_view", "order", "outputs", "plan_view", "planning"}
+    {
+        "arguments",
+        "cli",
+        "evaluating",
+        "evaluation",
+        "evaluation_view",
+        "labelling",
+        "ledger_view",
+        "models_view",
+        "order",
+        "outputs",
+        "plan_view",
+        "planning",
+    }
     | {"progress", "report", "seen", "signals", "summary", "tables"},
 ]
 
