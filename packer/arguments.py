@@ -7,22 +7,24 @@ help wherever it stands. Nothing is done here, and nothing slow is imported.
 from __future__ import annotations
 
 import argparse
-import difflib
-import re
-import shutil
-import sys
-from collections.abc import Callable, Sequence
-from decimal import Decimal, InvalidOperation
-from typing import Any, NoReturn
+from collections.abc import Sequence
 
 from packer import __version__
-from packer.errors import CallError
 from packer.packs import MAX_ITEMS_CEILING, UNTRUSTED_ITEMS, usual_items
+from packer.parsing import (
+    PROGRAM,
+    Parser,
+    one_of,
+    read_concurrency,
+    read_header,
+    read_labels,
+    read_models,
+    read_price,
+    read_usd,
+    whole,
+)
 
-PROGRAM = "prompt-packer"
 LEDGER = "prompt-packer.db"
-MOST_IN_FLIGHT = 256
-_COMMANDS = "label, plan, models, evaluate or ledger"
 
 _ABOUT = """\
 Label many short texts with an LLM: packed into few requests, checked one by
@@ -96,9 +98,9 @@ while a job runs.
 
 def read_arguments(given: Sequence[str] | None) -> argparse.Namespace:
     """What was asked, `command` among it. Raises `CallError`, and `SystemExit` after `--help` and `--version`."""
-    parser = _Parser(prog=PROGRAM, description=_ABOUT, epilog=_EXIT_CODES)
+    parser = Parser(prog=PROGRAM, description=_ABOUT, epilog=_EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=_Parser)
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=Parser)
     for add in (_add_label, _add_plan, _add_models, _add_evaluate, _add_ledger):
         add(commands)
     options = parser.parse_args(given)
@@ -107,7 +109,7 @@ def read_arguments(given: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _add_label(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_label(commands: argparse._SubParsersAction[Parser]) -> None:
     label = commands.add_parser(
         "label",
         help="label a CSV or JSONL table",
@@ -119,7 +121,7 @@ def _add_label(commands: argparse._SubParsersAction[_Parser]) -> None:
     _take_job(label)
 
 
-def _add_plan(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     plan = commands.add_parser(
         "plan",
         help="say what label would send and cost, and send nothing",
@@ -136,7 +138,7 @@ def _add_plan(commands: argparse._SubParsersAction[_Parser]) -> None:
             action.help = argparse.SUPPRESS
 
 
-def _add_models(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_models(commands: argparse._SubParsersAction[Parser]) -> None:
     models = commands.add_parser(
         "models",
         help="compare what a job would cost with several models",
@@ -149,7 +151,7 @@ def _add_models(commands: argparse._SubParsersAction[_Parser]) -> None:
     _take_task(models)
     compared = models.add_argument_group("the models")
     compared.add_argument(
-        "--models", metavar="A,B,...", type=_read_models, help="their names, separated by commas (default: a dozen)"
+        "--models", metavar="A,B,...", type=read_models, help="their names, separated by commas (default: a dozen)"
     )
     tables = models.add_argument_group("tables")
     _take_id(tables)
@@ -157,7 +159,7 @@ def _add_models(commands: argparse._SubParsersAction[_Parser]) -> None:
     _take_max_items(models.add_argument_group("how it runs"))
 
 
-def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_evaluate(commands: argparse._SubParsersAction[Parser]) -> None:
     evaluate = commands.add_parser(
         "evaluate",
         help="hold a labelled table against a column of right labels",
@@ -170,7 +172,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
     gold = "the right labels; of a record: the right values of the field of that name, or FIELD=COLUMN; once a field"
     add("--gold", metavar="COLUMN", action="append", required=True, help=gold)
     by = "where errors sit: position (in the pack), pack-size or length (of the text); may be given several times"
-    add("--by", metavar="WHAT", action="append", default=[], type=_one_of("position", "pack-size", "length"), help=by)
+    add("--by", metavar="WHAT", action="append", default=[], type=one_of("position", "pack-size", "length"), help=by)
     add("--json", metavar="FILE", help="the same figures as one JSON object; readable by you only")
     _take_encoding(evaluate)
     asked = _take_task(evaluate, required=False)
@@ -178,7 +180,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
     _take_ledger(asked)
 
 
-def _take_job(label: _Parser) -> None:
+def _take_job(label: Parser) -> None:
     """All that a job takes, for the command that runs one and the command that plans one."""
     _take_input(label)
     _take_task(label)
@@ -201,21 +203,21 @@ def _take_job(label: _Parser) -> None:
     _take_max_items(running)
     _take_untrusted(running)
     add = running.add_argument
-    add("--concurrency", metavar="auto|N", type=_read_concurrency, help="requests in flight (default: auto)")
+    add("--concurrency", metavar="auto|N", type=read_concurrency, help="requests in flight (default: auto)")
     _take_ledger(running)
     add(
         "--on-doubt",
         metavar="retry|hold",
-        type=_one_of("retry", "hold"),
+        type=one_of("retry", "hold"),
         default="retry",
         help="items of a request that may have been billed without a word: ask again, or leave (default: retry)",
     )
-    add("--seed", metavar="N", type=_whole(0, 2**63 - 1), default=0, help="of the order inside packs (default: 0)")
+    add("--seed", metavar="N", type=whole(0, 2**63 - 1), default=0, help="of the order inside packs (default: 0)")
     add("--report", metavar="FILE", help="a .json file: settings, money, pace, failures; readable by you only")
     add("-v", "--verbose", action="store_true", help="one line a request on standard error")
 
 
-def _add_ledger(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_ledger(commands: argparse._SubParsersAction[Parser]) -> None:
     ledger = commands.add_parser(
         "ledger",
         help="show, verify or export a ledger",
@@ -228,15 +230,15 @@ def _add_ledger(commands: argparse._SubParsersAction[_Parser]) -> None:
 # What several commands take. A function adds what belongs together, to the group in which the command shows it.
 
 
-def _take_input(command: _Parser) -> None:
+def _take_input(command: Parser) -> None:
     command.add_argument("input", metavar="INPUT", help="a .csv, .jsonl or .ndjson file, or - for standard input")
 
 
-def _take_task(command: _Parser, *, required: bool = True) -> argparse._ArgumentGroup:
+def _take_task(command: Parser, *, required: bool = True) -> argparse._ArgumentGroup:
     asked = command.add_argument_group("what is asked")
     asked.add_argument("--text", metavar="COLUMN", required=required, help="the column that holds the texts")
     which = asked.add_mutually_exclusive_group(required=required)
-    which.add_argument("--labels", metavar="A,B,...", type=_read_labels, help="the labels, separated by commas")
+    which.add_argument("--labels", metavar="A,B,...", type=read_labels, help="the labels, separated by commas")
     which.add_argument("--task", metavar="FILE", help="a task file, .toml or .json: labels or a record, examples")
     return asked
 
@@ -268,28 +270,28 @@ def _take_budget(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--budget-usd",
         metavar="X",
-        type=_read_usd,
+        type=read_usd,
         help="at most this for INPUT with this task and model, in all runs on one ledger together",
     )
 
 
 def _take_request_cap(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--max-request-usd", metavar="X", type=_read_usd, help="at most this for one request in the worst case"
+        "--max-request-usd", metavar="X", type=read_usd, help="at most this for one request in the worst case"
     )
 
 
 def _take_price(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--price-input", metavar="X", type=_read_price, help="the model's price per million input tokens")
-    add("--price-output", metavar="X", type=_read_price, help="and per million output tokens")
+    add("--price-input", metavar="X", type=read_price, help="the model's price per million input tokens")
+    add("--price-output", metavar="X", type=read_price, help="and per million output tokens")
 
 
 def _take_charge_header(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--charge-header",
         metavar="NAME",
-        type=_read_header,
+        type=read_header,
         help="the header of a reply that tells its charge in dollars (default: X-MDB-Charged-USD)",
     )
 
@@ -298,7 +300,7 @@ def _take_max_items(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-items",
         metavar="N",
-        type=_whole(1, MAX_ITEMS_CEILING),
+        type=whole(1, MAX_ITEMS_CEILING),
         help=f"texts in a request, 1 to {MAX_ITEMS_CEILING} (default: 20)",
     )
 
@@ -319,125 +321,3 @@ def _take_ledger(group: argparse._ArgumentGroup) -> None:
         default=LEDGER,
         help=f"remembers every answer, so that none is bought twice (default: {LEDGER})",
     )
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse, but for its errors: one line, and no echo of what may be a key."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=_Help, **options)
-        self._given: list[str] = []
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self._given = list(sys.argv[1:] if args is None else args)
-        found, unknown = super().parse_known_args(args, namespace)
-        if unknown:  # told here: the parser of the whole command does not know this one's options
-            self.error(f"unrecognized arguments: {len(unknown)}")
-        return found, unknown
-
-    def error(self, message: str) -> NoReturn:
-        unknown = self._find_unknown()
-        words = unknown or _reword(message)
-        where = self.prog.removeprefix(PROGRAM).strip()
-        raise CallError(f"{where}: {words}" if where else words)
-
-    def _find_unknown(self) -> str:
-        """The first option that does not exist; what argparse misses because of it is no news."""
-        known = self._option_string_actions
-        for word in self._given:
-            if word == "--":
-                break
-            name = word.split("=", 1)[0]
-            if name.startswith("-") and name != "-" and name not in known and not re.match(r"-[.\d]", name):
-                if not name.startswith("--") and name[:2] in known:
-                    continue
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"; did you mean {near[0]}?" if near else f"; see {self.prog} --help"
-                return f"unknown option {name[:40]}{hint}"
-        return ""
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        width = min(shutil.get_terminal_size((80, 24)).columns, 100) - 1
-        super().__init__(prog, max_help_position=26, width=width)
-
-
-def _reword(message: str) -> str:
-    message = re.sub(r"^argument ([^:]+): ", r"\1: ", message)
-    found = re.search(r"^(.*?)invalid choice: (.*) \(choose from (.*)\)$", message, re.DOTALL)
-    if found:
-        *choices, last = found[3].replace("'", "").split(", ")
-        return f"{found[1]}expected {', '.join(choices)} or {last}, got {found[2]}"
-    message = message.replace("expected one argument", "expected a value")
-    message = message.replace("the following arguments are required: COMMAND", f"expected a command: {_COMMANDS}")
-    message = message.replace("the following arguments are required: ", "missing: ")
-    message = re.sub(r"^one of the arguments (.*) (\S+) is required$", r"missing: \1 or \2", message)
-    # what is too much may be a key that was meant for another place
-    return "expected one INPUT, got more" if message.startswith("unrecognized arguments") else message
-
-
-def _read_labels(given: str) -> list[str]:
-    return [label.strip() for label in given.split(",")]
-
-
-def _read_models(given: str) -> list[str]:
-    names = list(dict.fromkeys(name.strip() for name in given.split(",")))
-    if all(name and name.isprintable() for name in names):
-        return names
-    raise argparse.ArgumentTypeError("expected names of models, separated by commas")
-
-
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def read(given: str) -> int:
-        if re.fullmatch(r"\d{1,19}", given, re.ASCII) and least <= int(given) <= most:
-            return int(given)
-        raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {given!r}")
-
-    return read
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def read(given: str) -> str:
-        if given in words:
-            return given
-        raise argparse.ArgumentTypeError(f"expected {', '.join(words[:-1])} or {words[-1]}, got {given!r}")
-
-    return read
-
-
-def _read_concurrency(given: str) -> int | None:
-    if given == "auto":
-        return None
-    try:
-        return _whole(1, MOST_IN_FLIGHT)(given)
-    except argparse.ArgumentTypeError:
-        message = f"expected auto or a whole number from 1 to {MOST_IN_FLIGHT}, got {given!r}"
-        raise argparse.ArgumentTypeError(message) from None
-
-
-def _read_header(given: str) -> str:
-    if re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", given):  # RFC 9110, a token
-        return given
-    raise argparse.ArgumentTypeError(f"expected the name of a header, like X-Cost-USD, got {given[:40]!r}")
-
-
-def _read_amount(given: str) -> Decimal:
-    try:
-        return Decimal(given) if given.isascii() else Decimal("NaN")
-    except InvalidOperation:
-        return Decimal("NaN")
-
-
-def _read_usd(given: str) -> Decimal:
-    amount = _read_amount(given)
-    if amount.is_finite() and Decimal("1e-9") <= amount <= 1_000_000:
-        return amount
-    raise argparse.ArgumentTypeError(f"expected US dollars above 0, like 2.50, got {given!r}")
-
-
-def _read_price(given: str) -> Decimal:
-    amount = _read_amount(given)
-    if amount.is_finite() and 0 <= amount <= 1_000_000:
-        return amount
-    raise argparse.ArgumentTypeError(f"expected US dollars per million tokens, like 0.15, got {given!r}")

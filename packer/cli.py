@@ -15,9 +15,10 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from packer.arguments import LEDGER, PROGRAM, read_arguments
+from packer.arguments import LEDGER, read_arguments
 from packer.errors import CallError, LedgerError, StoppedError
 from packer.packs import PackLimits
+from packer.parsing import PROGRAM
 from packer.summary import show_text
 from packer.usage import Price
 

@@ -24,7 +24,7 @@ from gateway_server import Answer, Asked, GatewayServer, Said, Script, completio
 from rich.cells import cell_len
 
 import packer
-from packer import arguments, connections, options, runner
+from packer import arguments, connections, options, parsing, runner
 from packer.cli import main
 from packer.events import AttemptEnded, JobStopped, SettingRefused, Statistics
 from packer.exchange import Charge, ChargeSource
@@ -701,7 +701,7 @@ def test_an_export_whose_reader_has_enough_ends_quietly(in_folder: Path) -> None
 
 
 def test_the_commands_numbers_are_the_runners() -> None:
-    assert arguments.MOST_IN_FLIGHT == options.MOST_IN_FLIGHT
+    assert parsing.MOST_IN_FLIGHT == options.MOST_IN_FLIGHT
     assert arguments.LEDGER == runner.DEFAULT_LEDGER
 
 

@@ -51,6 +51,7 @@ FLOORS = [
         "models_view",
         "order",
         "outputs",
+        "parsing",
         "plan_view",
         "planning",
     }
@@ -78,6 +79,7 @@ ROOMS = [
         "models_view",
         "order",
         "outputs",
+        "parsing",
         "plan_view",
         "planning",
     }
