@@ -80,6 +80,16 @@ class Books:
         """Cost and pace by how much was in flight, in powers of two, the least first."""
         return tuple(total.level(bits) for bits, total in sorted(self._levels.items()))
 
+    def add(self, other: Books) -> None:
+        """Take the sums of another gateway in; its balance and levels are its own."""
+        self.unpriced += other.unpriced
+        self.doubt_requests += other.doubt_requests
+        self.doubt_texts += other.doubt_texts
+        self.assumed += other.assumed
+        self.usage += other.usage
+        for source, count in other.sources.items():
+            self.sources[source] = self.sources.get(source, 0) + count
+
 
 @dataclass(slots=True)
 class _Sum:

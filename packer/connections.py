@@ -80,6 +80,12 @@ def connect(
     )
 
 
+def name_provider(model: str) -> str:
+    """Whose key a model takes where no base URL is given: `anthropic`, `google`, `local`, else `openai`."""
+    provider = model.strip().partition("/")[0]
+    return provider if provider in PROVIDERS or model.strip() == "local" else "openai"
+
+
 def check_url(base_url: str) -> SplitResult:
     """`base_url`, split, without a slash at its end.
 

@@ -1,4 +1,7 @@
-"""All that can be observed while a job runs. Events tell; nothing in packer listens to them to decide."""
+"""All that can be observed while a job runs. Events tell; nothing in packer listens to them to decide.
+
+`ask` tells whose event it is: empty for the job's own runner, else how a sibling asks (see `Runner.sibling`).
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ class JobStarted:
     job: int
     model: str
     task: str  # the fingerprint
+    ask: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,7 @@ class AttemptStarted:
     items: int
     number: int
     max_tokens: int
+    ask: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class AttemptEnded:
     seconds: float
     usage: Usage | None
     charge: Charge | None
+    ask: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,7 @@ class CanaryHit:
     attempt: int
     items: int
     missed: Mapping[str, str | None]
+    ask: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,7 @@ class LimitChanged:
     """The number of requests that may be in flight has changed."""
 
     limit: int
+    ask: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,7 @@ class PackSizeChanged:
     """The size of the next packs has changed."""
 
     size: int
+    ask: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,7 @@ class Paused:
     """Nothing is sent for `seconds`: the gateway asks for it, or answers nobody."""
 
     seconds: float
+    ask: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +96,7 @@ class SettingRefused:
     """The gateway refuses an optional setting; the job goes on without it."""
 
     setting: str
+    ask: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +104,7 @@ class JobStopped:
     """The job sends nothing more; what is in flight is kept."""
 
     reason: str
+    ask: str = ""
 
 
 Event: TypeAlias = (

@@ -73,14 +73,16 @@ def canonical_json(value: Any) -> str:
     return _write_canonical(value)
 
 
-def key_maker(*, fingerprint: str, model: str, parameters: Mapping[str, Any]) -> Callable[[str], str]:
+def key_maker(*, fingerprint: str, model: str, parameters: Mapping[str, Any], ask: str = "") -> Callable[[str], str]:
     """A function from normalised text to its ledger key.
 
     The key is ``b2:`` and 40 hex digits of blake2b over the canonical JSON of all that can change an answer: the
-    task's fingerprint, the model, its parameters and the text. No pack, no neighbour.
+    task's fingerprint, the model, its parameters and the text. No pack, no neighbour. `ask`, where it is not empty,
+    says how it is asked, where that is the very question: such an answer is no answer to anybody who asks otherwise.
     """
     # "text" sorts last, so that the constant part is hashed once a job and copied for each item
-    head = canonical_json({"model": model, "parameters": dict(parameters), "task": fingerprint})
+    about: dict[str, Any] = {"model": model, "parameters": dict(parameters), "task": fingerprint}
+    head = canonical_json(about | {"ask": ask} if ask else about)
     constant = hashlib.blake2b(f'{head[:-1]},"text":'.encode(), digest_size=20)
 
     def make(text: str) -> str:

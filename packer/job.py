@@ -8,14 +8,13 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
 from packer import recovery
-from packer.books import Books
-from packer.budget import Budget
+from packer.account import Account, Route
 from packer.canaries import Canaries
 from packer.errors import Failure, TransportError
 from packer.estimates import GROWTH
@@ -23,8 +22,7 @@ from packer.events import AttemptEnded, Statistics
 from packer.exchange import Prompt, Reply
 from packer.items import Status
 from packer.ledger import AttemptState
-from packer.limiter import Limiter
-from packer.pacing import Mark, Pacer
+from packer.pacing import Mark
 from packer.packs import Pack, Question, plan_packs, split_pack
 from packer.prompts import write_user
 from packer.recovery import Accept, Answered, Failed, GiveUp, JobRecord, Outcome, PackRecord, Resend, Split, Step
@@ -40,21 +38,23 @@ _PROBES = 3
 _TROUBLES = {Failure.OVERLOADED, Failure.LOST, Failure.CONFLICT, Failure.NOT_SENT, Failure.CUT}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Job:
-    """One job. `attempt` is the first unused attempt number; `doubtful` the keys that `hold` does not ask again."""
+    """One job, or one way of asking in it.
 
+    `account` and `route` may be shared; where it `leads`, all of the account stop when it does. With `hold`, what is in
+    doubt is not asked again. `wake` is called when something may leave that could not before.
+    """
+
+    account: Account
+    route: Route
     board: Board
     requests: Requests
-    budget: Budget
-    books: Books
-    limiter: Limiter
     sizer: PackSizer
     rng: random.Random
-    attempt: int
     hold: bool
-    doubtful: set[str] = field(default_factory=set)
-    pacer: Pacer = field(default_factory=Pacer, init=False)
+    wake: Callable[[], None]
+    leads: bool = True
     stopped: str | None = field(default=None, init=False)
     in_flight: int = field(default=0, init=False)
     _record: JobRecord = field(default_factory=JobRecord, init=False)
@@ -78,7 +78,7 @@ class Job:
         asked = {key: text for key, text in fresh.items() if key not in known}
         for key in self.board.drop_unwanted(asked):  # whoever asked left while the ledger was looked at
             del asked[key]
-        for key in asked.keys() & self.doubtful:
+        for key in asked.keys() & self.account.doubtful:
             self.board.give_up(
                 key, Status.DOUBT, "in doubt: an earlier request for it was sent and its fate is unknown"
             )
@@ -124,7 +124,9 @@ class Job:
 
         `flush` allows a pack that is not full.
         """
-        while self.stopped is None and self.limiter.may_send(now, self.in_flight) and self._gate_is_open(now):
+        while (
+            self.stopped is None and self.route.limiter.may_send(now, self.route.in_flight) and self._gate_is_open(now)
+        ):
             work = self._next_work(now, flush=flush)
             if work is None:
                 return None
@@ -135,12 +137,12 @@ class Job:
             cap = self.requests.limits.max_request_usd
             if max_tokens < 1 or (cap is not None and worst is not None and worst > cap):
                 self._shrink(pack, record, "asking it alone could cost more than the cap of one request")
-            elif wait := self.pacer.wait(now, tokens):
+            elif wait := self.route.pacer.wait(now, tokens):
                 self._paced_until = now + wait
                 self._again.appendleft(work)
                 return None
             elif shortage := self._find_shortage(worst):
-                if self.in_flight:
+                if self.account.in_flight():  # what it does not take comes back
                     self._again.appendleft(work)
                     return None
                 if len(pack) > 1:
@@ -152,23 +154,24 @@ class Job:
                 is_idle = self.in_flight == 0 and record.attempts == 0 and not (self._again or self._later)
                 if self._heard is None or is_idle:  # nobody was asked, so nobody was silent
                     self._heard = now
-                mark = self.pacer.sent(now, tokens)
+                mark = self.route.pacer.sent(now, tokens)
                 return self._open_request(pack, record, max_tokens, worst, mark)
         return None
 
     def _find_shortage(self, worst: Decimal | None) -> str:
         """Why there is no money for a request that costs at most `worst`; empty where there is."""
-        if worst is not None and not self.budget.has_room(worst):
-            return f"budget: the next request could pass the cap of {self.budget.cap} USD"
-        if self.books.is_low(worst, reserved=self.budget.reserved, in_flight=self.in_flight):
-            return f"balance: {self.books.balance} USD are left on the account, too few for the next request: top it up"
+        budget, books = self.account.budget, self.route.books
+        if worst is not None and not budget.has_room(worst):
+            return f"budget: the next request could pass the cap of {budget.cap} USD"
+        if books.is_low(worst, reserved=budget.reserved, in_flight=self.route.in_flight):
+            return f"balance: {books.balance} USD are left on the account, too few for the next request: top it up"
         return ""
 
     def next_wake(self, now: float) -> float | None:
         """Seconds until something may leave that may not now; None where only an event can change that."""
         waits = [self._later[0][0] - now] if self._later else []
         if self._again or self._pool or self._later:
-            waits += [self.limiter.frozen_for(now), self._paced_until - now]
+            waits += [self.route.limiter.frozen_for(now), self._paced_until - now]
         ahead = [wait for wait in waits if wait > 0]
         return min(ahead) if ahead else None
 
@@ -203,14 +206,15 @@ class Job:
     def _open_request(
         self, pack: Pack, record: PackRecord, max_tokens: int, worst: Decimal | None, mark: Mark
     ) -> Request:
-        reserve = None if worst is None else self.budget.reserve(worst)
+        reserve = None if worst is None else self.account.budget.reserve(worst)
         nonce = "".join(self.rng.choices(_NONCE_LETTERS, k=4))
         canaries = self._draw_canaries(len(pack))
         user = write_user(canaries.mix(pack.texts), nonce)
         prompt = Prompt(self.requests.system, user, self.requests.schema, max_tokens)
         self.in_flight += 1
-        request = Request(self.attempt, pack, record, prompt, nonce, reserve, self.in_flight, canaries, mark)
-        self.attempt += 1
+        self.route.in_flight += 1
+        attempt = self.account.next_attempt()
+        request = Request(attempt, pack, record, prompt, nonce, reserve, self.route.in_flight, canaries, mark)
         self._requests += 1
         self._canaries += len(canaries)
         return request
@@ -228,16 +232,17 @@ class Job:
 
     def judge(self, request: Request, ended: Reply | TransportError, seconds: float, *, free: bool) -> Verdict:
         """What a request came to after `seconds`; nothing changes yet."""
-        tells = self.books.tells_charges()
+        tells = self.route.books.tells_charges()
         return judge(request, ended, seconds, requests=self.requests, free=free, tells_charges=tells)
 
     def apply(self, verdict: Verdict, now: float) -> AttemptEnded:
         """Carry a committed verdict out: results for the sound rows, the next step for the rest."""
         request, outcome = verdict.request, verdict.outcome
         self.in_flight -= 1
+        self.route.in_flight -= 1
         is_refused = isinstance(verdict.outcome, Failed) and verdict.outcome.failure is Failure.RATE_LIMITED
-        self.pacer.told(now, request.mark, verdict.buckets, refused=is_refused)
-        self._account(verdict)
+        self.route.pacer.told(now, request.mark, verdict.buckets, refused=is_refused)
+        self._book(verdict)
         keys = request.pack.keys
         for number, value in verdict.rows.items():
             self.board.answer(keys[number - 1], value, known=False)
@@ -276,9 +281,10 @@ class Job:
     def withdraw(self, request: Request, reason: str) -> None:
         """Take back a request that could not be written down, and therefore did not leave; the job stops."""
         self.in_flight -= 1
+        self.route.in_flight -= 1
         self._requests -= 1
         self._canaries -= len(request.canaries)
-        self.budget.release(request.reserve or Decimal(0))
+        self.account.budget.release(request.reserve or Decimal(0))
         self.stop(reason)
         for key in request.pack.keys:
             self.board.give_up(key, Status.PENDING, f"stopped: {reason}")
@@ -288,6 +294,8 @@ class Job:
         if self.stopped is not None:
             return
         self.stopped = reason
+        if self.leads:
+            self.account.stop(reason)
         waiting = [question.key for question in self._pool]
         waiting += [key for pack, _ in self._again for key in pack.keys]
         waiting += [key for _, _, pack, _ in self._later for key in pack.keys]
@@ -298,7 +306,8 @@ class Job:
             self.board.give_up(key, Status.PENDING, f"stopped: {reason}")
 
     def statistics(self, *, seconds: float, refused_settings: tuple[str, ...]) -> Statistics:
-        """How the job stands."""
+        """How the job stands; money is the account's, items are this job's own."""
+        budget, books, total = self.account.budget, self.route.books, self.account.add_up()
         return Statistics(
             items=self.board.items,
             labelled=self.board.counts[Status.LABELLED],
@@ -308,20 +317,20 @@ class Job:
             known=self.board.known,
             packs=self._packs,
             requests=self._requests,
-            in_flight=self.in_flight,
-            limit=self.limiter.limit,
+            in_flight=self.route.in_flight,
+            limit=self.route.limiter.limit,
             pack_size=self.sizer.size,
-            usage=self.books.usage,
-            settled=self.budget.settled,
-            in_doubt=self.budget.in_doubt,
-            assumed=self.books.assumed,
-            reserved=self.budget.reserved,
-            unpriced=self.books.unpriced,
-            doubt_requests=self.books.doubt_requests,
-            doubt_texts=self.books.doubt_texts,
-            balance=self.books.balance,
-            charge_sources=dict(self.books.sources),
-            levels=self.books.levels(),
+            usage=total.usage,
+            settled=budget.settled,
+            in_doubt=budget.in_doubt,
+            assumed=total.assumed,
+            reserved=budget.reserved,
+            unpriced=total.unpriced,
+            doubt_requests=total.doubt_requests,
+            doubt_texts=total.doubt_texts,
+            balance=books.balance,
+            charge_sources=dict(total.sources),
+            levels=books.levels(),
             seconds=seconds,
             stopped=self.stopped,
             refused_settings=refused_settings,
@@ -329,49 +338,50 @@ class Job:
             canary_hits=self._canary_hits,
         )
 
-    def _account(self, verdict: Verdict) -> None:
+    def _book(self, verdict: Verdict) -> None:
         reserve = verdict.request.reserve or Decimal(0)
-        self.books.told(verdict.usage, verdict.balance)
+        budget, books = self.account.budget, self.route.books
+        books.told(verdict.usage, verdict.balance)
         if verdict.state is AttemptState.DOUBT:
-            self.budget.hold(reserve)
-            self.books.doubted(texts=len(verdict.request.pack), priced=verdict.request.reserve is not None)
+            budget.hold(reserve)
+            books.doubted(texts=len(verdict.request.pack), priced=verdict.request.reserve is not None)
         elif verdict.state is AttemptState.FREED:
-            self.budget.release(reserve)
+            budget.release(reserve)
         elif verdict.charge is None:
-            self.books.unpriced += 1
+            books.unpriced += 1
         else:
-            self.budget.settle(reserve, verdict.charge.usd)
-            self.books.charged(verdict.charge)
+            budget.settle(reserve, verdict.charge.usd)
+            books.charged(verdict.charge)
             if verdict.request.reserve is not None and verdict.charge.usd > reserve:
-                self.stop(
+                self.account.close(
+                    self.route,
                     f"a request was charged {verdict.charge.usd} USD, over its worst case of {reserve} USD: "
-                    "the price that is known for this model is not the gateway's"
+                    "the price that is known for this model is not the gateway's",
                 )
         if isinstance(verdict.outcome, Answered):
             request, sound = verdict.request, len(verdict.rows)
-            self.books.answered(
-                in_flight=request.in_flight, items=sound, seconds=verdict.seconds, charge=verdict.charge
-            )
+            books.answered(in_flight=request.in_flight, items=sound, seconds=verdict.seconds, charge=verdict.charge)
 
     def _learn(self, request: Request, outcome: Outcome, verdict: Verdict, now: float) -> Outcome:
         """Feed the limiter and the estimates; the outcome, told whether its allowance can still grow."""
+        limiter = self.route.limiter
         if isinstance(outcome, Failed):
             if outcome.failure is Failure.RATE_LIMITED:
                 jitter = self.rng.random()
-                self.limiter.refused(
+                limiter.refused(
                     now,
                     seconds=verdict.seconds,
-                    in_flight=self.in_flight,
+                    in_flight=self.route.in_flight,
                     retry_after=outcome.retry_after,
                     jitter=jitter,
                 )
             elif outcome.failure in _TROUBLES:
-                self.limiter.failed(now, seconds=verdict.seconds, jitter=self.rng.random())
+                limiter.failed(now, seconds=verdict.seconds, jitter=self.rng.random())
             return outcome
         self._replies += 1
         self._heard = now
         usage = verdict.usage
-        self.limiter.succeeded(now, seconds=verdict.seconds, output_tokens=usage.output_tokens if usage else 0)
+        limiter.succeeded(now, seconds=verdict.seconds, output_tokens=usage.output_tokens if usage else 0)
         if usage is not None:
             self.requests.scale.observed(counted=self.requests.estimate(request.pack), reported=usage.input_tokens)
         # an answer with every row that ran on until it was cut (some models pad with blanks) needs no more room
@@ -388,10 +398,13 @@ class Job:
 
     def _follow(self, step: Step, rest: Pack, record: PackRecord, *, attempt: int, now: float) -> None:
         if isinstance(step, recovery.Stop):
-            self.stop(step.reason)
+            if step.everybody:
+                self.account.close(self.route, step.reason)
+            else:
+                self.stop(step.reason)
         if isinstance(step, GiveUp | recovery.Stop) and step.doubt:
             for key in rest.keys:
-                self.doubtful.add(key)
+                self.account.doubtful.add(key)
                 self.board.give_up(key, Status.DOUBT, step.reason)
         elif isinstance(step, GiveUp):
             for key in rest.keys:

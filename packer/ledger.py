@@ -221,10 +221,11 @@ class Ledger:
         return find_problems(self._file)
 
     def export(self) -> Iterator[dict[str, Any]]:
-        """Every answer in the order of the keys: "key", "value", "model", "task" (the fingerprint), "at" (ISO, UTC).
+        """Every answer in the order of the keys: "key", "value", "model", "task" (the fingerprint), "ask", "at".
 
-        "model" and "task" are None where the job does not say. Answers whose checksum is wrong are left out, and
-        `LedgerDamaged` at the end tells how many they were.
+        "ask" is how it was asked, empty for the ordinary way; "at" is ISO, UTC; "model" and "task" are None where the
+        job does not say. Answers whose checksum is wrong are left out, and `LedgerDamaged` at the end tells how many
+        they were.
         """
         abouts: dict[int | None, Mapping[str, Any]] = {None: {}}
         rotten = 0
@@ -242,6 +243,7 @@ class Ledger:
                 "value": json.loads(value),
                 "model": abouts[job].get("model"),
                 "task": abouts[job].get("task"),
+                "ask": abouts[job].get("ask", ""),
                 "at": read_time(at).isoformat(),
             }
         if rotten:

@@ -169,10 +169,14 @@ class GiveUp:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The job ends, resumable, for `reason`; with `doubt` the rest of this pack ends in doubt, and is not pending."""
+    """The job ends, resumable, for `reason`; with `doubt` the rest of this pack ends in doubt, and is not pending.
+
+    `everybody`: the key, the account or the model is refused, and so is whoever else asks this model with this key.
+    """
 
     reason: str
     doubt: bool = False
+    everybody: bool = False
 
 
 Step: TypeAlias = Accept | Resend | Split | GiveUp | Stop
@@ -231,7 +235,7 @@ def _after_failure(outcome: Failed, *, rest: int, pack: PackRecord, job: JobReco
     backoff = max(_SHORTEST, jitter * min(_LONGEST, _BASE * 2.0**pack.failures))
     match outcome.failure:
         case Failure.KEY_REFUSED | Failure.QUOTA | Failure.UNKNOWN_MODEL | Failure.UNTRUSTED:
-            return Stop(f"{outcome.failure}: {outcome.message}")
+            return Stop(f"{outcome.failure}: {outcome.message}", everybody=True)
         case _ if doubt and job.failures >= _DOUBTS_IN_ROW:
             # one pack after the other would be parked for a gateway that answers nobody
             return Stop(f"{job.failures} requests in a row failed, the last one: {outcome.message}", doubt=True)

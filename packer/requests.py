@@ -31,9 +31,9 @@ CountTokens = Callable[[Sequence[str]], list[int]]
 BoundTokens = Callable[[str], int]
 
 
-def make_keys(task: Task, model: str) -> Callable[[str], str]:
-    """A function from normalised text to the ledger key of its answer from `model`."""
-    return key_maker(fingerprint=task.fingerprint, model=model, parameters=PARAMETERS)
+def make_keys(task: Task, model: str, ask: str = "") -> Callable[[str], str]:
+    """A function from normalised text to the ledger key of its answer from `model`; `ask` as in `items.key_maker`."""
+    return key_maker(fingerprint=task.fingerprint, model=model, parameters=PARAMETERS, ask=ask)
 
 
 def name_job(task: Task, model: str, job: str) -> str:

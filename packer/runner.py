@@ -8,47 +8,35 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from contextlib import AsyncExitStack
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import pydantic
 
 from packer import failpoints
-from packer.books import Books
-from packer.budget import Budget
+from packer.account import Account, Route
 from packer.canaries import find_canaries
-from packer.connections import connect
-from packer.errors import CallError, LedgerFull, PriceError, TransportError
-from packer.events import (
-    AttemptStarted,
-    CanaryHit,
-    Event,
-    JobStarted,
-    JobStopped,
-    LimitChanged,
-    PackSizeChanged,
-    Paused,
-    SettingRefused,
-    Statistics,
-)
+from packer.connections import connect, name_provider
+from packer.crew import Crew
+from packer.desk import Desk
+from packer.errors import CallError, LedgerFull, TransportError
+from packer.events import AttemptStarted, CanaryHit, Event, JobStarted, Statistics
 from packer.exchange import Reply
+from packer.intake import Intake
 from packer.items import Item, Result
 from packer.job import Job
-from packer.journal import Journal
-from packer.lanes import Lane
-from packer.ledger import Ledger
-from packer.limiter import Limiter
-from packer.options import MOST_IN_FLIGHT, read_concurrency, read_item, read_usd
+from packer.options import MOST_IN_FLIGHT, read_concurrency, read_usd
 from packer.packs import PackLimits, usual_items
 from packer.pricing import find_price, refuse_unpriced
-from packer.requests import PARAMETERS, Requests, make_keys, name_job
+from packer.requests import Requests, make_keys, name_job
 from packer.sizing import PackSizer
-from packer.slots import Board, Slot
-from packer.sources import slices
+from packer.slots import Board
 from packer.task import Task
+from packer.telling import Teller
 from packer.tokens import bound_tokens, count_tokens
 from packer.transport import Transport
 from packer.usage import FREE, Price
@@ -56,8 +44,6 @@ from packer.verdicts import Request
 
 DEFAULT_LEDGER = "prompt-packer.db"
 _DEADLINE = 120.0  # seconds for one request, whatever happens on its way
-_LONG_PAUSE = 10.0  # seconds: shorter ones are nobody's news
-_SLICE = 500  # items looked up, shuffled and packed together
 
 
 class Runner:
@@ -99,51 +85,91 @@ class Runner:
         self.task = task
         self.model = model
         self._given_transport = transport
-        self._address = (base_url, api_key)
-        self._journal = Journal(ledger)
-        self._name = name_job(task, model, job)
+        self._address = (base_url, api_key) if transport is None else None
+        self._untrusted = untrusted
         self._canaries = find_canaries(task) if untrusted else {}
         self._limits = limits or PackLimits(usual_items(untrusted=untrusted))
-        self._cap = None if budget_usd is None else read_usd("budget_usd", budget_usd)
         self._price = price
+        self._given_concurrency = concurrency
         self._concurrency = read_concurrency(concurrency, model)
         self._on_doubt = on_doubt
         self._seed = seed
         self._linger = linger
-        self._on_event = on_event
+        self._teller = Teller(on_event, self._listener_failed)
+        self._desk = Desk(
+            ledger,
+            name_job(task, model, job),
+            cap=None if budget_usd is None else read_usd("budget_usd", budget_usd),
+            hold=on_doubt == "hold",
+            tell=self._teller.tell,
+        )
+        self._undo = self._desk.undo
+        self._ask = ""
+        self._leads = True  # False for a sibling
+        self._crew = Crew()
+        self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._ended_after: float | None = None
+
+    def sibling(
+        self,
+        ask: str,
+        *,
+        task: Task | None = None,
+        model: str | None = None,
+        transport: Transport | None = None,
+        limits: PackLimits | None = None,
+        price: Price | None = None,
+        seed: int | None = None,
+    ) -> Runner:
+        """A runner that asks in another way, within this one's job: same ledger, same budget, same listener.
+
+        `ask` says how, in a word or two ("single", "vote 2"). It is a part of the ledger's keys: what is asked in one
+        way is bought once, and never taken for an answer to what is asked in another. Everything else that is None is
+        this runner's; `price` None with another model means that of the price table, and `transport` None with another
+        model the same address.
+
+        Items, packs, records and counts are its own. On the way to the same model what is in flight counts for all; a
+        key, an account or a model that is refused there stops all, any other stop only the sibling. It is entered and
+        left while this one is open, and stops when this one does. Raises `CallError` here and on entering.
+        """
+        if not ask.strip():
+            raise CallError("ask: expected a word that says how it is asked")
+        model = self.model if model is None else model
+        base_url, api_key = self._address or (None, None)
+        if base_url is None and name_provider(model) != name_provider(self.model):
+            api_key = None  # it was meant for another host
+        if price is None and model == self.model:
+            price = self._price
+        sibling = Runner(
+            self.task if task is None else task,
+            model=model,
+            transport=transport,
+            base_url=base_url,
+            api_key=api_key,
+            ledger=None,
+            limits=self._limits if limits is None else limits,
+            price=price,
+            concurrency=self._given_concurrency,
+            on_doubt=self._on_doubt,
+            seed=self._seed if seed is None else seed,
+            linger=self._linger,
+            untrusted=self._untrusted,
+        )
+        if self._address is None:
+            sibling._address = None
+        sibling._ask, sibling._desk, sibling._leads, sibling._undo = ask, self._desk, False, AsyncExitStack()
+        sibling._teller = Teller(self._desk.tell, self._listener_failed, ask=ask)
+        return sibling
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
-        base_url, api_key = self._address
-        self._transport = self._given_transport or connect(
-            self.model, base_url=base_url, api_key=api_key, connections=MOST_IN_FLIGHT
-        )
         try:
             await self._open()
-        except BaseException:
-            await self._transport.aclose()
-            await self._journal.close()
-            raise
-        self._wake = asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._listeners: set[asyncio.Event] = set()
-        self._feeding = 0
-        self._flush_at = 0.0
-        self._lingering: list[Slot] = []
-        self._broken: BaseException | None = None
-        self._last_error: Exception | None = None  # raised once all that is in flight has ended
-        self._untold: BaseException | None = None  # whichever of the two nobody has been told yet
-        self._told: dict[Any, Event] = {}
-        self._told_pause = 0.0
-        self._ended_after: float | None = None
-        self._dispatcher = asyncio.create_task(self._dispatch())
-        self._dispatcher.add_done_callback(self._finished)
-        try:
             self._emit(JobStarted(self._number, self.model, self.task.fingerprint))
-        except BaseException:  # a Ctrl-C inside the listener: nobody will leave what was not entered
-            await self._close()
+        except BaseException:  # a Ctrl-C inside the listener, too: nobody will leave what was not entered
+            await self._undo.aclose()
             raise
         return self
 
@@ -152,17 +178,21 @@ class Runner:
     ) -> None:
         try:
             # requests in flight are paid for: leaving waits for them, and only a second interrupt abandons them
-            if self._lingering or not self._job.board.is_empty():
-                self.stop("interrupted" if kind is asyncio.CancelledError else "the runner was closed")
-            while self._tasks and self._broken is None:
-                await asyncio.wait(self._tasks)
+            reason = "interrupted" if kind is asyncio.CancelledError else "the runner was closed"
+            if not self._intake.is_empty():
+                self.stop(reason)
+            if self._leads:
+                self._desk.is_open = False
+                self._account.stop_others(self._job, reason)
+            for crew in [*self._desk.crews] if self._leads else [self._crew]:
+                await crew.wait()
         finally:
-            await self._close()
-        if kind is None and self._untold is not None:
+            await self._undo.aclose()
+        if kind is None:
             # a caller who left the stream, or awaited single texts, has not met it
-            raise self._untold
+            self._crew.raise_untold()
 
-    async def stream(self, items: Iterable[Item | str] | AsyncIterable[Item | str]) -> AsyncGenerator[Result, None]:
+    def stream(self, items: Iterable[Item | str] | AsyncIterable[Item | str]) -> AsyncGenerator[Result, None]:
         """One result an item, in the order of `items`, which are read as far ahead as memory's bound allows.
 
         A stream that is closed before its end buys nothing more; what is in flight is kept.
@@ -170,58 +200,20 @@ class Runner:
         An error that `items` raises is raised after the results of what came before it. Raises `LedgerError`, and
         `LedgerFull` after the results, since what is in flight when the disk fills is still kept.
         """
-        lane = Lane()
-        feeder = asyncio.create_task(self._feed(items, lane))
-        self._listeners.add(lane.news)
-        try:
-            while True:
-                lane.news.clear()
-                for result in lane.take_ended():
-                    yield result
-                self._check()
-                if lane.is_empty() and feeder.done():
-                    feeder.result()
-                    if self._last_error is not None:
-                        self._untold = None
-                        raise self._last_error
-                    return
-                await lane.news.wait()
-        finally:
-            self._listeners.discard(lane.news)
-            feeder.cancel()
-            await asyncio.gather(feeder, return_exceptions=True)
-            # a stream that is left early: what was read ahead and not sent is not bought
-            self._job.leave(lane.take_back())
+        return self._intake.stream(items)
 
     async def submit(self, item: Item | str) -> Result:
         """The result of one item, which is packed with whatever else is waiting. Raises `LedgerError`.
 
         A text whose caller gives up (a time-out round this call) is not bought; what is in flight is kept.
         """
-        news = asyncio.Event()
-        slot = Slot(read_item(item), wake=news.set)
-        self._lingering.append(slot)
-        if len(self._lingering) >= self._job.sizer.size:
-            self._send_lingering()
-        elif len(self._lingering) == 1:
-            self._loop.call_later(self._linger, self._send_lingering)
-        self._listeners.add(news)
-        try:
-            while slot.result is None:
-                self._check()
-                await news.wait()
-                news.clear()
-        finally:
-            self._listeners.discard(news)
-            if slot.result is None:
-                self._take_back(slot)
-        return slot.result
+        return await self._intake.submit(item)
 
     def stop(self, reason: str) -> None:
         """Send nothing more: what is in flight is kept, all other items become pending."""
-        self._send_lingering()
+        self._intake.send_lingering()
         self._job.stop(reason)
-        self._wake.set()
+        self._account.wake()
 
     @property
     def price(self) -> Price | None:
@@ -231,103 +223,85 @@ class Runner:
     def statistics(self) -> Statistics:
         """How the job stands."""
         seconds = self._loop.time() - self._began if self._ended_after is None else self._ended_after
-        return self._job.statistics(seconds=seconds, refused_settings=self._transport.refused_settings())
+        return self._job.statistics(seconds=seconds, refused_settings=self._job.route.transport.refused_settings())
 
     async def _open(self) -> None:
-        self._price = FREE if self._transport.is_free() else self._price or self.task.price or find_price(self.model)
-        if self._price is None and (self._cap is not None or self._limits.max_request_usd is not None):
+        desk, route = self._desk, None
+        if self._leads:
+            self._undo.push_async_callback(desk.journal.close)
+        else:
+            desk.admit(self.task, self.model, self._ask, self._undo)
+            route = desk.account.find_route(self.model, self._given_transport)
+        transport = self._connect() if route is None else route.transport
+        self._price = FREE if transport.is_free() else self._price or self._find_price()
+        if self._price is None and (desk.cap is not None or self._limits.max_request_usd is not None):
             raise refuse_unpriced(self.model)
-        await self._journal.open()
-        self._job = await self._journal.ask(self._make_job)
-        failpoints.reach("job: about to be noted in the ledger")
-        self._number = await self._journal.ask(self._start_job)
-        failpoints.reach("job: noted")
+        if self._leads:
+            await desk.open()
+        if route is None:
+            route = desk.open_route(self.model, transport, self._concurrency)
+        self._number = await desk.start_job(self.task, self.model, self._ask)
+        if self._leads:
+            desk.is_open = True
+            desk.admit(self.task, self.model, self._ask, self._undo)
+        desk.check_open()  # it may have closed while the ledger was written
+        self._join(desk.account, self._make_job(route))
 
-    def _start_job(self, ledger: Ledger) -> int:
-        about = {"task": self.task.fingerprint, "model": self.model, "parameters": dict(PARAMETERS)}
-        return ledger.start_job(self._name, about)
+    def _connect(self) -> Transport:
+        transport = self._given_transport
+        if transport is None:
+            if self._address is None:
+                raise CallError(f"model {self.model}: expected its transport, because the main runner was given one")
+            base_url, api_key = self._address
+            transport = connect(self.model, base_url=base_url, api_key=api_key, connections=MOST_IN_FLIGHT)
+        self._desk.undo.push_async_callback(transport.aclose)
+        return transport
 
-    def _make_job(self, ledger: Ledger) -> Job:
-        spending = ledger.spending(self._name)
-        if spending.unknown and self._cap is not None:
-            raise PriceError(
-                f"what {spending.unknown} earlier requests of this job cost is unknown, and a budget needs it: "
-                "go on without a budget, or start over with another ledger"
-            )
-        hold = self._on_doubt == "hold"
+    def _find_price(self) -> Price | None:
+        # a task file's price is that of the model that it was written for
+        own = self.task.price if self._leads else None
+        return own or find_price(self.model)
+
+    def _make_job(self, route: Route) -> Job:
         return Job(
-            board=Board(self.task, make_keys(self.task, self.model)),
+            account=self._desk.account,
+            route=route,
+            board=Board(self.task, make_keys(self.task, self.model, self._ask)),
             requests=Requests(self.task, self._limits, self._price, count_tokens, bound_tokens, self._canaries),
-            budget=Budget(self._cap, spending.settled, spending.doubt),
-            books=Books(spending.unknown, spending.doubt_requests, spending.doubt_texts, spending.assumed),
-            limiter=Limiter(cap=MOST_IN_FLIGHT, fixed=self._concurrency),
             sizer=PackSizer(self._limits.max_items),
             rng=random.Random(self._seed),  # noqa: S311  shuffles and jitter, no secrets
-            attempt=ledger.next_attempt(),
-            hold=hold,
-            doubtful=set(ledger.doubtful_keys()) if hold else set(),
+            hold=self._desk.hold,
+            wake=self._wake.set,
+            leads=self._leads,
         )
 
-    async def _close(self) -> None:
-        work = [*self._tasks, self._dispatcher]
-        for task in work:
-            # a request that is abandoned here stays open in the ledger: the next run finds it in doubt
-            task.cancel()
+    def _join(self, account: Account, job: Job) -> None:
+        self._job, self._account = job, account
+        self._intake = Intake(job, self._desk.journal, self._crew, linger=self._linger)
+        account.members.append(job)
+        self._undo.callback(account.members.remove, job)
+        self._desk.crews.append(self._crew)
+        self._undo.callback(self._desk.crews.remove, self._crew)
+        self._undo.push_async_callback(self._end)
+        stopped = job.route.closed or account.stopped
+        if stopped is not None:
+            job.stop(stopped)
+        self._crew.start(self._dispatch(), serves=True)
+
+    async def _end(self) -> None:
         try:
-            await asyncio.gather(*work, return_exceptions=True)
+            # a request that is abandoned here stays open in the ledger: the next run finds it in doubt
+            await self._crew.cancel()
             if self._timer is not None:
                 self._timer.cancel()
             self._tell_changes()
             self._ended_after = self._loop.time() - self._began
-            if self._broken is None:
+            if self._crew.broken is None:
                 standing = _standing_adapter().dump_python(self.statistics(), mode="json")
                 outcome = self._job.stopped or "finished"
-                failpoints.reach("job: about to be ended in the ledger")
-                await self._journal.ask(lambda ledger: ledger.end_job(self._number, outcome, standing))
-                failpoints.reach("job: ended")
+                await self._desk.end_job(self._number, outcome, standing)
         finally:
-            self._broken = self._broken or CallError("the runner is closed")
-            for listener in self._listeners:
-                listener.set()
-            try:
-                await self._transport.aclose()
-            finally:
-                await self._journal.close()
-
-    # Items in
-
-    async def _feed(self, items: Iterable[Item | str] | AsyncIterable[Item | str], lane: Lane) -> None:
-        self._feeding += 1
-        try:
-            async for taken in slices(items, size=_SLICE, patience=self._linger):
-                fresh = [Slot(read_item(item)) for item in taken]
-                lane.add(fresh)
-                # the runner's task, not this one's: a stream that is left must not leave its texts half registered
-                await asyncio.shield(self._start(self._register(fresh)))
-                lane.news.set()
-                await lane.has_room()
-        finally:
-            self._feeding -= 1
-            lane.news.set()
-            self._wake.set()
-
-    async def _register(self, slots: list[Slot]) -> None:
-        fresh = self._job.board.register(slots)
-        known = await self._journal.ask(lambda ledger: ledger.find(list(fresh))) if fresh else {}
-        self._job.recall(fresh, known)
-        self._flush_at = self._loop.time() + self._linger
-        self._wake.set()
-
-    def _take_back(self, slot: Slot) -> None:
-        if slot in self._lingering:
-            self._lingering.remove(slot)
-        else:
-            self._job.leave([slot])
-
-    def _send_lingering(self) -> None:
-        slots, self._lingering = self._lingering, []
-        if slots:
-            self._start(self._register(slots))
+            self._crew.end(CallError("the runner is closed"))
 
     # Requests out, replies in
 
@@ -335,17 +309,16 @@ class Runner:
         while True:
             self._wake.clear()
             now = self._loop.time()
-            flush = self._feeding == 0 or now >= self._flush_at
-            while (request := self._job.next_request(now, flush=flush)) is not None:
-                self._start(self._attempt(request))
+            wait = self._intake.wait(now)
+            while (request := self._job.next_request(now, flush=not wait)) is not None:
+                self._crew.start(self._attempt(request))
             self._tell_changes()
-            self._set_timer(now, flush=flush)
+            self._set_timer([self._job.next_wake(now), wait or None])
             await self._wake.wait()
 
-    def _set_timer(self, now: float, *, flush: bool) -> None:
+    def _set_timer(self, waits: Iterable[float | None]) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        waits = [self._job.next_wake(now), None if flush else self._flush_at - now]
         ahead = [wait for wait in waits if wait is not None]
         self._timer = self._loop.call_later(min(ahead), self._wake.set) if ahead else None
 
@@ -353,91 +326,52 @@ class Runner:
         opened = request.opened(self._number)
         failpoints.reach("intent: about to be written")
         try:
-            await self._journal.commit(opened)
+            await self._desk.journal.commit(opened)
         except LedgerFull as error:
             # nothing more may leave; what is in flight still has its room in the ledger, and is waited for
-            self._keep_error(error)
+            self._crew.keep(error)
             self._job.withdraw(request, str(error))
-            self._wake.set()
+            self._account.wake()
             return
         if self._job.stopped is not None:
             # the stop came while the intent was written: nothing has left, and nothing shall
-            await self._journal.commit(request.unsent())
+            await self._desk.journal.commit(request.unsent())
             self._job.withdraw(request, self._job.stopped)
+            self._account.wake()
             return
         failpoints.reach("intent: durable, nothing sent")
         self._emit(AttemptStarted(request.attempt, len(request.pack), opened.number, request.prompt.max_tokens))
         began = self._loop.time()
         ended: Reply | TransportError
         try:
-            ended = await self._transport.send(request.prompt, deadline=_DEADLINE)
+            ended = await self._job.route.transport.send(request.prompt, deadline=_DEADLINE)
         except TransportError as error:
             ended = error
         failpoints.reach("reply: here, nothing booked")
         seconds = self._loop.time() - began
-        verdict = self._job.judge(request, ended, seconds, free=self._transport.is_free())
-        await self._journal.commit(verdict.closed())
+        verdict = self._job.judge(request, ended, seconds, free=self._job.route.transport.is_free())
+        await self._desk.journal.commit(verdict.closed())
         failpoints.reach("verdict: durable, nothing shown")
         self._emit(self._job.apply(verdict, self._loop.time()))
         if verdict.missed:
             self._emit(CanaryHit(request.attempt, len(request.pack), verdict.missed))
         failpoints.reach("verdict: applied")
-        self._wake.set()
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-        return task
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        # The ledger is gone, or there is a bug: nothing can go on, and everybody who waits is told
-        if self._broken is None:
-            self._broken = self._untold = error
-        for listener in self._listeners:
-            listener.set()
-
-    def _check(self) -> None:
-        if self._broken is not None:
-            self._untold = None
-            raise self._broken
-
-    def _keep_error(self, error: Exception) -> None:
-        if self._last_error is None:
-            self._last_error = self._untold = error
+        self._account.wake()
 
     # What can be observed
 
     def _emit(self, event: Event) -> None:
-        if self._on_event is None:
-            return
-        try:
-            self._on_event(event)
-        except Exception as error:  # noqa: BLE001  the listener's bug costs no paid answer: it is raised at the end
-            self._on_event = None
-            self._keep_error(error)
-            self._job.stop(f"on_event raised {type(error).__name__}")
-            self._wake.set()
+        self._teller.tell(event)
 
     def _tell_changes(self) -> None:
-        pause, until = self._job.limiter.frozen_for(self._loop.time()), self._job.limiter.frozen_until
-        if pause > _LONG_PAUSE and until > self._told_pause + _LONG_PAUSE:
-            self._told_pause = until
-            self._emit(Paused(pause))
-        standing: dict[Any, Event] = {
-            LimitChanged: LimitChanged(self._job.limiter.limit),
-            PackSizeChanged: PackSizeChanged(self._job.sizer.size),
-        }
-        standing |= {setting: SettingRefused(setting) for setting in self._transport.refused_settings()}
-        if self._job.stopped is not None:
-            standing[JobStopped] = JobStopped(self._job.stopped)
-        for name, event in standing.items():
-            if self._told.get(name) != event:
-                self._emit(event)
-        self._told = standing
+        # the main runner tells of its own route
+        is_told = not self._leads and self._job.route is self._account.routes[0]
+        self._teller.tell_changes(self._job, self._loop.time(), route=not is_told)
+
+    def _listener_failed(self, error: Exception) -> None:
+        self._crew.keep(error)
+        self._job.stop(f"on_event raised {type(error).__name__}")
+        self._account.wake()
 
 
 @functools.cache

@@ -34,9 +34,10 @@ FLOORS = [
     {"books", "dialects", "pairs", "pilot", "requests"},
     {"connections", "ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows", "local", "pricing"}
     | {"providers", "tokens", "transport", "wire"},
-    {"journal", "slots", "sources", "verdicts"},
+    {"account", "crew", "journal", "slots", "sources", "verdicts"},
     {"job", "lanes"},
-    {"options"},
+    {"options", "telling"},
+    {"desk", "intake"},
     {"runner", "testing"},
     {"sync"},
     {"__init__"},

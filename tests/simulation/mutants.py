@@ -16,6 +16,8 @@ from unittest import mock
 
 from packer import job, ledger, recovery, verdicts
 from packer.budget import Budget
+from packer.desk import Desk
+from packer.intake import Intake
 from packer.job import Job
 from packer.runner import Runner
 
@@ -46,7 +48,7 @@ class Mutant:
         return made[self.name]  # type: ignore[no-any-return]
 
 
-_COMMIT = "    await self._journal.commit(verdict.closed())\n"
+_COMMIT = "    await self._desk.journal.commit(verdict.closed())\n"
 _APPLY = "    self._emit(self._job.apply(verdict, self._loop.time()))\n"
 
 MUTANTS = {
@@ -55,7 +57,10 @@ MUTANTS = {
         Runner,
         "_attempt",
         (
-            ("await self._journal.commit(opened)", "written = asyncio.ensure_future(self._journal.commit(opened))"),
+            (
+                "await self._desk.journal.commit(opened)",
+                "written = asyncio.ensure_future(self._desk.journal.commit(opened))",
+            ),
             (_COMMIT, "    await written\n" + _COMMIT),
         ),
     ),
@@ -65,13 +70,13 @@ MUTANTS = {
         (("Failure.CUT):\n            return Booking.DOUBT", "Failure.CUT):\n            return Booking.RELEASE"),),
     ),
     "what is in doubt is bought again under hold": Mutant(
-        Runner, "_make_job", (("set(ledger.doubtful_keys()) if hold else set()", "set()"),)
+        Desk, "_open_account", (("set(ledger.doubtful_keys()) if self.hold else set()", "set()"),)
     ),
     "what was in flight when a process died costs nothing": Mutant(
         ledger.Ledger, "_doubt_what_is_open", (("AttemptState.DOUBT", "AttemptState.FREED"),)
     ),
     "a budget forgets what earlier runs left in doubt": Mutant(
-        Runner, "_make_job", (("spending.settled, spending.doubt)", "spending.settled)"),)
+        Desk, "_open_account", (("spending.settled, spending.doubt)", "spending.settled)"),)
     ),
     "a budget forgets what is in flight": Mutant(
         Budget, "has_room", (("self._settled + self._doubt + self._reserved", "self._settled + self._doubt"),)
@@ -80,9 +85,9 @@ MUTANTS = {
         Job, "apply", (("request.pack.without({keys[number - 1] for number in verdict.rows})", "request.pack"),)
     ),
     "an answer to another pack is taken": Mutant(job, "judge", (("nonce=request.nonce", "nonce=ended.text[9:13]"),)),
-    "what is known is bought again": Mutant(Runner, "_register", (("ledger.find(list(fresh))", "dict[str, Any]()"),)),
+    "what is known is bought again": Mutant(Intake, "_register", (("ledger.find(list(fresh))", "dict[str, Any]()"),)),
     "a job goes on after a fatal refusal": Mutant(
-        Job, "_follow", (("self.stop(step.reason)", "step = GiveUp(step.reason)"),)
+        Job, "_follow", (("self.account.close(self.route, step.reason)", "step = GiveUp(step.reason)"),)
     ),
     "a reply without a charge costs nothing": Mutant(
         verdicts, "_book", (("Charge(cost(usage, price), ", "Charge(Decimal(0), "),)

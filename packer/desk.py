@@ -1,0 +1,106 @@
+"""One desk a job: its ledger, its account and its routes, opened by the main runner and closed when all have left.
+
+Whoever asks within a job (the main runner and its siblings) comes here, asks in a way of its own, and leaves before the
+desk closes. Everybody's spending stands under the one name of the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from packer import failpoints
+from packer.account import Account, Route
+from packer.books import Books
+from packer.budget import Budget
+from packer.crew import Crew
+from packer.errors import CallError, PriceError
+from packer.events import Event
+from packer.journal import Journal
+from packer.ledger import Ledger
+from packer.limiter import Limiter
+from packer.options import MOST_IN_FLIGHT
+from packer.requests import PARAMETERS
+from packer.task import Task
+from packer.transport import Transport
+
+
+class Desk:
+    """What the runners of one job share, besides their account, that awaits.
+
+    `undo` closes all of it, the latest first: a sibling before the main runner, the ledger last. `crews` are of those
+    who are here. `tell` is the main runner's.
+    """
+
+    def __init__(
+        self, ledger: Path | str | None, name: str, *, cap: Decimal | None, hold: bool, tell: Callable[[Event], None]
+    ) -> None:
+        self.journal = Journal(ledger)
+        self.account: Account
+        self.undo = AsyncExitStack()
+        self.crews: list[Crew] = []
+        self.cap = cap
+        self.hold = hold
+        self.tell = tell
+        self.is_open = False
+        self._name = name
+        self._ways: set[tuple[str, str, str]] = set()
+
+    async def open(self) -> None:
+        """Open the ledger, and the account by what it says. Raises `PriceError` and `LedgerError`."""
+        await self.journal.open()
+        self.account = await self.journal.ask(self._open_account)
+
+    def admit(self, task: Task, model: str, ask: str, undo: AsyncExitStack) -> None:
+        """Let somebody in who asks in a way that nobody else here does; `undo` is theirs. Raises `CallError`."""
+        self.check_open()
+        way = (ask, task.fingerprint, model)
+        if way in self._ways:
+            raise CallError(f"ask {ask!r}: another runner of this job is asking in the same way")
+        self._ways.add(way)
+        undo.callback(self._ways.discard, way)
+        if undo is not self.undo:
+            self.undo.push_async_callback(undo.aclose)
+
+    def check_open(self) -> None:
+        """Raise `CallError` unless the main runner is open."""
+        if not self.is_open:
+            raise CallError("expected the main runner to be open")
+
+    def open_route(self, model: str, transport: Transport, concurrency: int | None) -> Route:
+        """A new way to a model; it stays, with all that is known of it, as long as the desk."""
+        route = Route(model, transport, Limiter(cap=MOST_IN_FLIGHT, fixed=concurrency))
+        self.account.routes.append(route)
+        return route
+
+    async def start_job(self, task: Task, model: str, ask: str) -> int:
+        """A number in the ledger for whoever asks; its spending is that of the job."""
+        about = {"task": task.fingerprint, "model": model, "parameters": dict(PARAMETERS)}
+        about |= {"ask": ask} if ask else {}
+        failpoints.reach("job: about to be noted in the ledger")
+        number = await self.journal.ask(lambda ledger: ledger.start_job(self._name, about))
+        failpoints.reach("job: noted")
+        return number
+
+    async def end_job(self, number: int, outcome: str, standing: Mapping[str, Any]) -> None:
+        """Note in the ledger how it ended."""
+        failpoints.reach("job: about to be ended in the ledger")
+        await self.journal.ask(lambda ledger: ledger.end_job(number, outcome, standing))
+        failpoints.reach("job: ended")
+
+    def _open_account(self, ledger: Ledger) -> Account:
+        spending = ledger.spending(self._name)
+        if spending.unknown and self.cap is not None:
+            raise PriceError(
+                f"what {spending.unknown} earlier requests of this job cost is unknown, and a budget needs it: "
+                "go on without a budget, or start over with another ledger"
+            )
+        return Account(
+            Budget(self.cap, spending.settled, spending.doubt),
+            Books(spending.unknown, spending.doubt_requests, spending.doubt_texts, spending.assumed),
+            attempt=ledger.next_attempt(),
+            doubtful=set(ledger.doubtful_keys()) if self.hold else set(),
+        )

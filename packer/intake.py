@@ -1,0 +1,120 @@
+"""Texts come in as streams or one by one, and each goes to the job once the ledger was asked what it knows.
+
+What nobody waits for any more is taken back: it is not bought, unless it is in flight already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+
+from packer.crew import Crew
+from packer.items import Item, Result
+from packer.job import Job
+from packer.journal import Journal
+from packer.lanes import Lane
+from packer.options import read_item
+from packer.slots import Slot
+from packer.sources import slices
+
+_SLICE = 500  # items looked up, shuffled and packed together
+
+
+class Intake:
+    """How texts reach `job`. `linger` is how long, in seconds, a single text waits for others to share its pack."""
+
+    def __init__(self, job: Job, journal: Journal, crew: Crew, *, linger: float) -> None:
+        self._job = job
+        self._journal = journal
+        self._crew = crew
+        self._linger = linger
+        self._loop = asyncio.get_running_loop()
+        self._feeding = 0
+        self._flush_at = 0.0
+        self._lingering: list[Slot] = []
+
+    async def stream(self, items: Iterable[Item | str] | AsyncIterable[Item | str]) -> AsyncGenerator[Result, None]:
+        """As `Runner.stream`."""
+        lane = Lane()
+        feeder = asyncio.create_task(self._feed(items, lane))
+        self._crew.listeners.add(lane.news)
+        try:
+            while True:
+                lane.news.clear()
+                for result in lane.take_ended():
+                    yield result
+                self._crew.check()
+                if lane.is_empty() and feeder.done():
+                    feeder.result()
+                    self._crew.raise_kept()
+                    return
+                await lane.news.wait()
+        finally:
+            self._crew.listeners.discard(lane.news)
+            feeder.cancel()
+            await asyncio.gather(feeder, return_exceptions=True)
+            # a stream that is left early: what was read ahead and not sent is not bought
+            self._job.leave(lane.take_back())
+
+    async def submit(self, item: Item | str) -> Result:
+        """As `Runner.submit`."""
+        news = asyncio.Event()
+        slot = Slot(read_item(item), wake=news.set)
+        self._lingering.append(slot)
+        if len(self._lingering) >= self._job.sizer.size:
+            self.send_lingering()
+        elif len(self._lingering) == 1:
+            self._loop.call_later(self._linger, self.send_lingering)
+        self._crew.listeners.add(news)
+        try:
+            while slot.result is None:
+                self._crew.check()
+                await news.wait()
+                news.clear()
+        finally:
+            self._crew.listeners.discard(news)
+            if slot.result is None:
+                self._take_back(slot)
+        return slot.result
+
+    def is_empty(self) -> bool:
+        """Whether nobody waits for a result."""
+        return not self._lingering and self._job.board.is_empty()
+
+    def wait(self, now: float) -> float:
+        """Seconds for which a pack that is not full may still be filled; 0 where nothing more is to come."""
+        return max(0.0, self._flush_at - now) if self._feeding else 0.0
+
+    def send_lingering(self) -> None:
+        """Let what waits for company go without it."""
+        slots, self._lingering = self._lingering, []
+        if slots:
+            self._crew.start(self._register(slots))
+
+    async def _feed(self, items: Iterable[Item | str] | AsyncIterable[Item | str], lane: Lane) -> None:
+        self._feeding += 1
+        try:
+            async for taken in slices(items, size=_SLICE, patience=self._linger):
+                fresh = [Slot(read_item(item)) for item in taken]
+                lane.add(fresh)
+                # the crew's task, not this one's: a stream that is left must not leave its texts half registered
+                await asyncio.shield(self._crew.start(self._register(fresh)))
+                lane.news.set()
+                await lane.has_room()
+        finally:
+            self._feeding -= 1
+            lane.news.set()
+            self._job.wake()
+
+    async def _register(self, slots: list[Slot]) -> None:
+        fresh = self._job.board.register(slots)
+        known = await self._journal.ask(lambda ledger: ledger.find(list(fresh))) if fresh else {}
+        self._job.recall(fresh, known)
+        self._flush_at = self._loop.time() + self._linger
+        self._job.wake()
+
+    def _take_back(self, slot: Slot) -> None:
+        if slot in self._lingering:
+            self._lingering.remove(slot)
+        else:
+            self._job.leave([slot])
