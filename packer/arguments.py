@@ -10,7 +10,8 @@ import argparse
 from collections.abc import Sequence
 
 from packer import __version__
-from packer.packs import MAX_ITEMS_CEILING, UNTRUSTED_ITEMS, usual_items
+from packer.items import MAX_ITEMS_CEILING
+from packer.packs import UNTRUSTED_ITEMS
 from packer.parsing import (
     PROGRAM,
     Parser,
@@ -20,6 +21,9 @@ from packer.parsing import (
     read_labels,
     read_models,
     read_price,
+    read_shapes,
+    read_share,
+    read_sizes,
     read_usd,
     whole,
 )
@@ -70,6 +74,25 @@ examples:
   prompt-packer models tickets.jsonl --text body --task task.toml \\
       --models openai/gpt-4o-mini,google/gemini-2.5-flash-lite
 """
+_CALIBRATE_ABOUT = """\
+Find out with some of your own texts how large packs may be: each is asked alone
+and in packs that grow, until packs are no longer sure to give the same labels.
+The plan and its cost are shown first; then it asks, and ends with one sentence
+that says what to do. What a task file names with --task is settled in it.
+"""
+_CALIBRATE_EXAMPLES = """\
+examples:
+  prompt-packer calibrate messages.csv --text text --task task.toml \\
+      --model openai/gpt-4o-mini --budget-usd 1
+  prompt-packer calibrate tickets.jsonl --text body --labels spam,ham \\
+      --model openai/gpt-4o-mini --sizes 8,16,32 --write-task tickets.toml
+exit codes:
+  0  a setting was found
+  2  the call or the input is wrong; nothing was sent
+  3  not enough items to tell
+  4  stopped before the end; the same command again goes on
+  5  the ledger cannot be used
+"""
 _EVALUATE_ABOUT = """\
 Hold the labels of a table that label wrote against a column of right ones:
 accuracy, macro F1, precision and recall, what is confused with what, and where
@@ -101,12 +124,9 @@ def read_arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog=PROGRAM, description=_ABOUT, epilog=_EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=Parser)
-    for add in (_add_label, _add_plan, _add_models, _add_evaluate, _add_ledger):
+    for add in (_add_label, _add_plan, _add_models, _add_calibrate, _add_evaluate, _add_ledger):
         add(commands)
-    options = parser.parse_args(given)
-    if getattr(options, "max_items", 0) is None:
-        options.max_items = usual_items(untrusted=getattr(options, "untrusted", False))
-    return options
+    return parser.parse_args(given)
 
 
 def _add_label(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -159,6 +179,51 @@ def _add_models(commands: argparse._SubParsersAction[Parser]) -> None:
     _take_max_items(models.add_argument_group("how it runs"))
 
 
+def _add_calibrate(commands: argparse._SubParsersAction[Parser]) -> None:
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="find out how large packs may be, with some of your texts",
+        description=_CALIBRATE_ABOUT,
+        usage="prompt-packer calibrate INPUT --text COLUMN (--labels A,B | --task FILE)\n"
+        "                               --model MODEL [options]",
+        epilog=_CALIBRATE_EXAMPLES,
+    )
+    _take_input(calibrate)
+    asked = _take_task(calibrate)
+    _take_encoding(asked)
+    model = calibrate.add_argument_group("the model")
+    _take_model(model)
+    _take_gateway(model)
+    tried = calibrate.add_argument_group("what is tried")
+    add = tried.add_argument
+    add("--sample", metavar="N", type=whole(1, 100_000), default=300, help="distinct texts at most (default: 300)")
+    sizes = "texts in a pack, from small to large (default: 5,10,20,50)"
+    add("--sizes", metavar="A,B,...", type=read_sizes, default=(5, 10, 20, 50), help=sizes)
+    shapes = "how an answer is written: line, pair, object (default: the task's)"
+    add("--shapes", metavar="A,B,...", type=read_shapes, help=shapes)
+    models = "also in packs of these models, held against --model's singles"
+    add("--models", metavar="A,B,...", type=read_models, default=(), help=models)
+    most = "the share of labels that packs may change (default: 0.03)"
+    add("--max-disagreement", metavar="X", type=read_share, default=0.03, help=most)
+    add("--gold", metavar="COLUMN", help="the right labels: also say what packs cost in accuracy")
+    add("--seed", metavar="N", type=whole(0, 2**63 - 1), default=0, help="of the sample (default: 0)")
+    found = calibrate.add_argument_group("what is found")
+    add = found.add_argument
+    add("--write-task", metavar="NEW", help="write the settings into this new task file, and leave that of --task")
+    add("--json", metavar="FILE", help="the same figures as one JSON object; readable by you only")
+    money = calibrate.add_argument_group("money, in US dollars")
+    _take_budget(money)
+    _take_request_cap(money)
+    _take_price(money)
+    _take_charge_header(money)
+    running = calibrate.add_argument_group("how it runs")
+    _take_concurrency(running)
+    _take_ledger(running)
+    _take_verbose(running)
+    left_out = {"id": None, "output": None, "raw": False, "table": False, "report": None, "max_items": None}
+    calibrate.set_defaults(**left_out, on_doubt="retry", untrusted=False)
+
+
 def _add_evaluate(commands: argparse._SubParsersAction[Parser]) -> None:
     evaluate = commands.add_parser(
         "evaluate",
@@ -176,7 +241,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[Parser]) -> None:
     add("--json", metavar="FILE", help="the same figures as one JSON object; readable by you only")
     _take_encoding(evaluate)
     asked = _take_task(evaluate, required=False)
-    _take_model(asked, required=False)
+    _take_model(asked)
     _take_ledger(asked)
 
 
@@ -202,9 +267,9 @@ def _take_job(label: Parser) -> None:
     running = label.add_argument_group("how it runs")
     _take_max_items(running)
     _take_untrusted(running)
-    add = running.add_argument
-    add("--concurrency", metavar="auto|N", type=read_concurrency, help="requests in flight (default: auto)")
+    _take_concurrency(running)
     _take_ledger(running)
+    add = running.add_argument
     add(
         "--on-doubt",
         metavar="retry|hold",
@@ -214,7 +279,7 @@ def _take_job(label: Parser) -> None:
     )
     add("--seed", metavar="N", type=whole(0, 2**63 - 1), default=0, help="of the order inside packs (default: 0)")
     add("--report", metavar="FILE", help="a .json file: settings, money, pace, failures; readable by you only")
-    add("-v", "--verbose", action="store_true", help="one line a request on standard error")
+    _take_verbose(running)
 
 
 def _add_ledger(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -243,11 +308,10 @@ def _take_task(command: Parser, *, required: bool = True) -> argparse._ArgumentG
     return asked
 
 
-def _take_model(group: argparse._ArgumentGroup, *, required: bool = True) -> None:
+def _take_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--model",
-        required=required,
-        help="its name at the gateway; local: a small model on this machine, without a key",
+        help="its name at the gateway (default: the task file's); local: a small model on this machine, without a key",
     )
 
 
@@ -301,7 +365,7 @@ def _take_max_items(group: argparse._ArgumentGroup) -> None:
         "--max-items",
         metavar="N",
         type=whole(1, MAX_ITEMS_CEILING),
-        help=f"texts in a request, 1 to {MAX_ITEMS_CEILING} (default: 20)",
+        help=f"texts in a request, 1 to {MAX_ITEMS_CEILING} (default: the task file's, else 20)",
     )
 
 
@@ -312,6 +376,16 @@ def _take_untrusted(group: argparse._ArgumentGroup) -> None:
         help="the texts may try to steer labels: the task file's canaries stand among them, in packs of "
         f"{UNTRUSTED_ITEMS} where --max-items says nothing",
     )
+
+
+def _take_concurrency(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--concurrency", metavar="auto|N", type=read_concurrency, help="requests in flight (default: auto)"
+    )
+
+
+def _take_verbose(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("-v", "--verbose", action="store_true", help="one line a request on standard error")
 
 
 def _take_ledger(group: argparse._ArgumentGroup) -> None:

@@ -31,7 +31,7 @@ FLOORS = [
         "recovery",
     }
     | {"refusals", "replies", "sizing"},
-    {"books", "dialects", "pairs", "pilot", "requests"},
+    {"advice", "books", "dialects", "pairs", "pilot", "requests"},
     {"connections", "ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows", "local", "pricing"}
     | {"providers", "tokens", "transport", "wire"},
     {"account", "crew", "journal", "slots", "sources", "verdicts"},
@@ -43,6 +43,9 @@ FLOORS = [
     {"__init__"},
     {
         "arguments",
+        "calibrating",
+        "calibration",
+        "calibration_view",
         "cli",
         "evaluating",
         "evaluation",
@@ -56,7 +59,7 @@ FLOORS = [
         "plan_view",
         "planning",
     }
-    | {"progress", "report", "seen", "signals", "summary", "tables"},
+    | {"progress", "report", "sampling", "seen", "signals", "summary", "tables", "task_files", "trials"},
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -66,11 +69,15 @@ ROOMS = [
     {"records", "task"},
     {"answers", "json_scan"},
     {"limiter", "rounds"},
+    {"advice", "pilot"},
     {"headers", "refusals", "replies"},
     {"ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows"},
     {"connections", "local", "providers", "tokens", "transport", "wire"},
     {
         "arguments",
+        "calibrating",
+        "calibration",
+        "calibration_view",
         "cli",
         "evaluating",
         "evaluation",
@@ -84,7 +91,7 @@ ROOMS = [
         "plan_view",
         "planning",
     }
-    | {"progress", "report", "seen", "signals", "summary", "tables"},
+    | {"progress", "report", "sampling", "seen", "signals", "summary", "tables", "task_files", "trials"},
 ]
 
 
