@@ -71,7 +71,7 @@ def _advise_singles(pilot: Pilot, answers: str, stopped: str) -> Advice:
     promise = percent(pilot.promise)
     if stopped and first.outcome is not Outcome.BREAKS:
         seen = f"after {_seen(first)} changed in {first.arm}" if first.items else "before packs could be compared"
-        sentence = f"Nothing can be told yet: it stopped {seen} ({stopped})."
+        sentence = f"Nothing can be told yet: it stopped {seen} ({stopped}); the same command goes on."
         return Advice(pilot.singles, sentence, settled=False)
     if not first.items:
         needed = items_needed(0.0, promise=pilot.promise, level=pilot.level)

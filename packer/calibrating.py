@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from packer.advice import advise
 from packer.calibration import Calibration, collect, encode_calibration, name_ask, settings_of
-from packer.calibration_view import write_calibration, write_command, write_plan
+from packer.calibration_view import write_calibration, write_plan
 from packer.errors import CallError
 from packer.headers import CHARGE_HEADER
 from packer.items import Result, Status, canonical_json
 from packer.ledger import Ledger
 from packer.outputs import OutputFile
+from packer.parsing import PROGRAM
 from packer.pilot import Arm, Pilot
 from packer.progress import Display
 from packer.report import check_report_path
@@ -59,15 +61,17 @@ def calibrate(trial: Trial, *, width: int) -> tuple[list[Line], int]:
         with Display(None, verbose=order.verbose) as display:
             for line in write_plan(pilot, plans, items=sample.items, budget=order.budget_usd, width=width):
                 display.line(*line)
+            display.line("")
             if pilot.next_ask() is not None:
                 signals.job = run = _Run(trial, pilot, sample, display)
                 stopped = asyncio.run(run.run())
         found = _collect(trial, pilot, sample, plans, stopped)
         if output is not None:
             _write(output, trial.output, encode_calibration(found))
-        after = [*_write_task(trial, found), ("next", _next_command(trial, found), "")]
+        written = _write_task(trial, found)
     code = FOUND if found.settled else STOPPED if stopped else UNSETTLED
-    return write_calibration(found, width=width, after=after), code
+    command = _next_command(trial, found, written)
+    return write_calibration(found, written=written, command=command, width=width), code
 
 
 class _Run:
@@ -223,35 +227,35 @@ def _write(output: OutputFile, path: str | None, data: bytes) -> None:
         raise CallError(f"--json {path}: cannot be written: {error.strerror}") from error
 
 
-def _write_task(trial: Trial, found: Calibration) -> Iterator[tuple[str, str, str]]:
-    """Write what was found into a task file, where there is one and something was found."""
+def _write_task(trial: Trial, found: Calibration) -> str:
+    """Write what was found into a task file; its name, empty where there is none or nothing was found."""
     order = trial.order
     path = trial.write_task or order.task_file
     if path is None or not found.settled:
-        return
+        return ""
     settings = settings_of(found)
     if order.task_file is None:
-        labels = order.task.labels
-        settings = {"labels": list(labels), **settings}
+        settings = {"labels": list(order.task.labels), **settings}
     if settings["model"] != order.model:
         settings["price"] = None  # it was another model's
     if settings["shape"] == order.task.shape:
         del settings["shape"]
     write_settings(path, settings, source=order.task_file)
-    yield "task", f"{path} has the setting, and the table it was chosen from", ""
+    return path
 
 
-def _next_command(trial: Trial, found: Calibration) -> str:
+def _next_command(trial: Trial, found: Calibration, written: str) -> list[str]:
+    """The words of the command to run next, an option and its value in one; none where nothing was found."""
+    if not found.settled:
+        return []
     order = trial.order
     chosen = found.settings[found.chosen]
-    path = trial.write_task or order.task_file
-    words = ["prompt-packer", "label", order.input, "--text", order.text]
-    if path is not None and found.settled:
-        words += ["--task", path]
-    else:
-        words += ["--labels", ",".join(order.task.labels)] if order.task_file is None else ["--task", order.task_file]
-        words += ["--model", chosen.model, "--max-items", str(chosen.max_items)]
-    words += [] if order.base_url is None else ["--base-url", order.base_url]
-    words += [] if order.api_key_env is None else ["--api-key-env", order.api_key_env]
-    words += [] if order.api_key_file is None else ["--api-key-file", order.api_key_file]
-    return write_command([*words, "--output", "labelled.csv"])
+    pairs: list[tuple[str, str | None]] = [("--text", order.text)]
+    task = written or order.task_file
+    pairs.append(("--labels", ",".join(order.task.labels)) if task is None else ("--task", task))
+    if not written:
+        pairs += [("--model", chosen.model), ("--max-items", str(chosen.max_items))]
+    pairs += [("--base-url", order.base_url), ("--api-key-env", order.api_key_env)]
+    pairs += [("--api-key-file", order.api_key_file), ("--output", "labelled.csv")]
+    words = [PROGRAM, "label", shlex.quote(order.input)]
+    return words + [f"{option} {shlex.quote(value)}" for option, value in pairs if value is not None]

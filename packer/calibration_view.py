@@ -5,20 +5,19 @@ No line is wider than asked. The sentence is for someone who reads nothing else.
 
 from __future__ import annotations
 
-import shlex
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 
 from packer.advice import percent
-from packer.calibration import Calibration, Setting
+from packer.calibration import SINGLES, Calibration, Setting
 from packer.pilot import Arm, Pilot
-from packer.summary import Line, count_of, cut_text, pad_text, show_text, write_facts
+from packer.summary import Line, count_of, cut_text, show_text, write_facts
 from packer.trials import ArmPlan
 from packer.usage import format_usd
 
 _SURE = 0.05  # a shift of labels that chance makes more seldom is told
-_WORDS = {"singles": "", "keeps": "yes", "breaks": "no", "unclear": "cannot tell", "not asked": "not asked"}
+_WORDS = {"singles": "", "keeps": "yes", "breaks": "no", "unclear": "unclear", "not asked": "not asked"}
 
 
 def write_plan(
@@ -32,19 +31,24 @@ def _plan(
     pilot: Pilot, plans: Mapping[Arm, ArmPlan], items: int, budget: Decimal | None
 ) -> Iterator[tuple[str, str, str]]:
     yield "sample", f"{count_of(pilot.items, 'distinct text')} of {count_of(items, 'row')}", ""
-    sizes = [str(size) for size in sorted({arm.size for arm in pilot.arms()})]
-    shapes = sorted({str(arm.shape) for arm in pilot.arms()})
-    models = list(dict.fromkeys(arm.model for arm in pilot.arms()))
+    tried = [arm for arm in pilot.arms() if plans[arm].is_tried]
+    if not tried:
+        yield "asked", "nothing: the sample is too small", ""
+        return
+    sizes = [str(size) for size in sorted({arm.size for arm in tried})]
+    shapes = sorted({str(arm.shape) for arm in tried})
+    models = list(dict.fromkeys(arm.model for arm in tried))
     also = f", with the shapes {_and(shapes)}" if len(shapes) > 1 else ""
     also += f", of {_and(models)}" if len(models) > 1 else ""
     yield "asked", f"each alone, then in packs of {_and(sizes)}{also}", ""
-    loads = [plan.left.packs for plan in plans.values()]
+    asked = [plans[arm] for arm in (pilot.singles, *tried)]
+    loads = [plan.left.packs for plan in asked]
     requests = sum(load.requests for load in loads)
     if not requests:
         yield "cost", "nothing: all of it is answered in the ledger already", ""
         return
-    known = [plan.left.packs.cost(plan.price) for plan in plans.values() if plan.price is not None]
-    if len(known) < len(plans):
+    known = [plan.left.packs.cost(plan.price) for plan in asked if plan.price is not None]
+    if len(known) < len(asked):
         unknown = f"unknown, for {count_of(requests, 'request')} at most: no price is known for every model"
         yield "cost", unknown, "yellow"
         return
@@ -59,47 +63,67 @@ def _plan(
         yield "budget", f"{format_usd(budget)} {covers}", "" if budget >= expected else "yellow"
 
 
-def write_calibration(found: Calibration, *, width: int, after: Sequence[tuple[str, str, str]] = ()) -> list[Line]:
-    """The table, what stands beside it, the sentence, and the facts of what comes `after`."""
+def write_calibration(found: Calibration, *, written: str, command: Sequence[str], width: int) -> list[Line]:
+    """The table, what stands beside it, the sentence, and the command to run next.
+
+    `written` is the task file that has the setting, empty for none. `command` has the words that stand on one line.
+    """
     lines = [*_table(found, width), Line("")]
-    lines += write_facts(_facts(found), width=width)
-    lines.append(Line(""))
-    lines += [Line(line, "bold") for line in textwrap.wrap(show_text(found.advice), max(width, 20))]
-    return lines + write_facts(after, width=width)
+    lines += write_facts(_facts(found, written), width=width)
+    # a number and its sign stay together
+    sentence = show_text(found.advice).replace(" %", "\u00a0%")
+    wrapped = textwrap.wrap(sentence, max(width, 20), break_on_hyphens=False)
+    lines += [Line(""), *(Line(line.replace("\u00a0", " "), "bold") for line in wrapped)]
+    return lines + [Line(line) for line in _write_command(command, width)]
+
+
+def _write_command(words: Sequence[str], width: int) -> Iterator[str]:
+    """A command as it is typed, an option and its value in one piece."""
+    line = ""
+    if words:
+        yield ""
+    for number, word in enumerate(words):
+        if line and len(line) + len(word) + 3 > width:
+            yield f"{line} \\"
+            line = f"    {word}"
+        else:
+            line += f" {word}" if number else word
+    if words:
+        yield line
 
 
 def _table(found: Calibration, width: int) -> Iterator[Line]:
     with_gold = any(setting.loss for setting in found.settings)
     promise = f"keeps {percent(found.max_disagreement)}"
-    head = f"{'texts':>6}{'changed':>9}{'at most':>9}"
-    head += f"{'accuracy':>10}{'loss':>8}{'at most':>9}" if with_gold else ""
-    head += f"{'$/million':>11}  {promise:<11}"
-    room = min(max(len(_name(setting, found)) for setting in found.settings), max(width - len(head), 12))
+    head = f"{'texts':>7}{'changed':>8}{'at most':>8}"
+    head += f"{'accuracy':>9}{'loss':>7}{'at most':>8}" if with_gold else ""
+    head += f"{'$/million':>10}  {promise:<9}"
+    room = max(len(_name(setting)) for setting in found.settings)
+    lines = {(setting.model, setting.shape) for setting in found.settings}
+    above = None
     yield Line(f"{'setting':<{room}}{head}".rstrip(), "bold")
     for place, setting in enumerate(found.settings):
-        row = f"{setting.items or '-':>6}{_changed(setting):>9}{_share(setting.at_most):>9}"
+        if len(lines) > 1 and above != (setting.model, setting.shape):
+            above = setting.model, setting.shape
+            yield Line(cut_text(show_text(f"{setting.model}, answers as {setting.shape}"), width), "bold")
+        row = f"{setting.items or '-':>7}{_changed(setting):>8}{_share(setting.at_most):>8}"
         if with_gold:
             loss = setting.loss
-            is_singles = setting.outcome == "singles"
-            row += f"{'-' if loss is None else percent(loss.packs / loss.items):>10}"
-            row += f"{_share(None if loss is None or is_singles else loss.share):>8}"
-            row += f"{_share(None if loss is None or is_singles else loss.bound):>9}"
+            row += f"{'-' if loss is None else percent(loss.packs / loss.items):>9}"
+            is_lost = loss is not None and setting.outcome != SINGLES
+            row += f"{_share(loss.share if loss and is_lost else None):>7}"
+            row += f"{_share(loss.bound if loss and is_lost else None):>8}"
         usd = setting.usd_per_million
-        row += f"{'-' if usd is None else format_usd(usd):>11}  {_WORDS[setting.outcome]:<11}"
-        line = f"{pad_text(show_text(_name(setting, found)), room)}{row}".rstrip()
-        yield Line(cut_text(line, width), "bold green" if place == found.chosen and found.settled else "")
+        row += f"{'-' if usd is None else format_usd(usd):>10}  {_WORDS[setting.outcome]:<9}"
+        line = f"{_name(setting):<{room}}{row}".rstrip()
+        yield Line(cut_text(line, width), "bold" if place == found.chosen and found.settled else "")
 
 
-def _name(setting: Setting, found: Calibration) -> str:
-    parts = ["singles" if setting.max_items == 1 else f"packs of {setting.max_items}"]
-    if len({other.shape for other in found.settings}) > 1:
-        parts.append(setting.shape)
-    if len({other.model for other in found.settings}) > 1:
-        parts.append(setting.model.rpartition("/")[2])
-    return ", ".join(parts)
+def _name(setting: Setting) -> str:
+    return "singles" if setting.max_items == 1 else f"packs of {setting.max_items}"
 
 
-def _facts(found: Calibration) -> Iterator[tuple[str, str, str]]:
+def _facts(found: Calibration, written: str) -> Iterator[tuple[str, str, str]]:
     if found.again is not None and found.again.items:
         again = found.again
         yield "alone", f"asked alone a second time, {again.differing:,} of {again.items:,} got another answer", ""
@@ -117,9 +141,13 @@ def _facts(found: Calibration) -> Iterator[tuple[str, str, str]]:
     if failed:
         most = max(failed, key=lambda setting: setting.failed)
         yield "failed", f"{count_of(most.failed, 'text')} got no answer at all in packs of {most.max_items}", "yellow"
-    yield "texts", "another label in packs than alone is a change; 'at most' is 95 % sure", ""
+    priced = any(setting.usd_per_million is not None for setting in found.settings)
+    cost = "; $/million: the expected cost of a million" if priced else ""
+    yield "note", f"changed: another answer than alone; at most: of all such texts, 95 % sure{cost}", ""
     if found.usd is not None:
         yield "spent", f"{format_usd(found.usd)} for this pilot, in all its runs", ""
+    if written:
+        yield "task", f"{written} has the setting, and the table that it was chosen from", ""
 
 
 def _mix(setting: Setting) -> str:
@@ -140,8 +168,3 @@ def _share(share: float | None) -> str:
 
 def _and(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
-
-
-def write_command(words: Sequence[str]) -> str:
-    """A command as it is typed."""
-    return shlex.join(words)

@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _MOST_ITEMS = 100_000
-_HALVINGS = 50  # of an interval, until a share is exact to 1e-15
+_HALVINGS = 34  # of an interval, until a share is exact to 1e-10
+_NOTHING = 1e-18  # a probability that adds up to nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +39,17 @@ def acceptance(looks: Sequence[Look], share: float) -> float:
     `looks` are in the order of their items.
     """
     accepted, items = 0.0, 0
-    walking = [1.0]  # by count; what no later look accepts is left out
+    walking = {0: 1.0}  # by count; what no later look accepts is left out
     for place, look in enumerate(looks):
         ahead = max(later.most for later in looks[place:])
-        steps = _binomial(look.items - items, share, ahead)
-        walking = [
-            math.fsum(walking[before] * steps[count - before] for before in range(min(count + 1, len(walking))))
-            for count in range(ahead + 1)
-        ]
-        ended = range(min(look.most + 1, len(walking)))
-        accepted += math.fsum(walking[count] for count in ended)
-        for count in ended:
-            walking[count] = 0.0
+        walked = dict.fromkeys(range(ahead + 1), 0.0)
+        for before, chance in walking.items():
+            for step, probability in _binomial(look.items - items, share, ahead):
+                if before + step > ahead:
+                    break
+                walked[before + step] += chance * probability
+        accepted += math.fsum(chance for count, chance in walked.items() if count <= look.most)
+        walking = {count: chance for count, chance in walked.items() if count > look.most and chance > _NOTHING}
         items = look.items
     return accepted
 
@@ -117,16 +117,16 @@ def _most(past: tuple[Look, ...], items: int, later: tuple[Look, ...], promise: 
 
 
 @functools.lru_cache(maxsize=1_000)
-def _binomial(trials: int, share: float, most: int) -> tuple[float, ...]:
-    """The probabilities of 0 to `most` successes."""
+def _binomial(trials: int, share: float, most: int) -> tuple[tuple[int, float], ...]:
+    """The numbers of successes up to `most` that come at all, each with its probability."""
     if not 0 < share < 1:
-        certain = 0 if share <= 0 else trials
-        return tuple(float(count == certain) for count in range(most + 1))
+        return ((0 if share <= 0 else trials, 1.0),)
     log, log_not = math.log(share), math.log1p(-share)
-    return tuple(
-        math.exp(_log_choose(trials, count) + count * log + (trials - count) * log_not) if count <= trials else 0.0
-        for count in range(most + 1)
+    likely = (
+        (count, math.exp(_log_choose(trials, count) + count * log + (trials - count) * log_not))
+        for count in range(min(most, trials) + 1)
     )
+    return tuple((count, probability) for count, probability in likely if probability > _NOTHING)
 
 
 def _log_choose(trials: int, count: int) -> float:

@@ -158,13 +158,17 @@ class Pilot:
         """How many items were asked in the manner of `arm`."""
         return len(self._answers[arm])
 
+    def can_tell(self, arm: Arm) -> bool:
+        """Whether the sample is large enough to accept `arm`, should none of its answers differ."""
+        return self._final(arm) >= 0
+
     def largest(self, arm: Arm) -> int:
         """How many items `arm` is asked at most: full packs only."""
         return self.items // arm.size * arm.size
 
     def _next_ask_of(self, arm: Arm) -> Ask | None:
         while arm not in self._outcomes:
-            if self._final(arm) < 0:
+            if not self.can_tell(arm):
                 self._outcomes[arm] = Outcome.UNCLEAR
                 break
             wanted = self._next_look(arm)

@@ -107,11 +107,15 @@ def make_pilot(trial: Trial, items: int) -> Pilot:
 
 @dataclass(frozen=True, slots=True)
 class ArmPlan:
-    """What asking an arm to its end takes: `whole` as if nothing were known, `left` of what the ledger has not."""
+    """What asking an arm to its end takes: `whole` as if nothing were known, `left` of what the ledger has not.
+
+    `is_tried` False: the sample is too small to tell anything of it, and it is not asked.
+    """
 
     whole: Plan
     left: Plan
     price: Price | None
+    is_tried: bool
 
     @property
     def usd_per_million(self) -> Decimal | None:
@@ -126,9 +130,16 @@ def plan_arms(trial: Trial, pilot: Pilot, texts: Sequence[str]) -> dict[Arm, Arm
     order = trial.order
     prices = {model: _find_price(order, model) for model in (order.model, *trial.models)}
     ledger = open_ledger(order.ledger)
+    tried = {arm for arm in pilot.arms() if pilot.can_tell(arm)}
+    tried |= {pilot.singles} if tried else set()
     try:
         return {
-            arm: _plan_arm(order, arm, texts[: pilot.largest(arm)] or texts, prices[arm.model], ledger)
+            arm: ArmPlan(
+                whole=_plan_arm(order, arm, texts, prices[arm.model], None),
+                left=_plan_arm(order, arm, texts[: pilot.largest(arm)], prices[arm.model], ledger),
+                price=prices[arm.model],
+                is_tried=arm in tried,
+            )
             for arm in (pilot.singles, *pilot.arms())
         }
     finally:
@@ -136,15 +147,14 @@ def plan_arms(trial: Trial, pilot: Pilot, texts: Sequence[str]) -> dict[Arm, Arm
             ledger.close()
 
 
-def _plan_arm(order: Order, arm: Arm, texts: Sequence[str], price: Price | None, ledger: Ledger | None) -> ArmPlan:
+def _plan_arm(order: Order, arm: Arm, texts: Sequence[str], price: Price | None, ledger: Ledger | None) -> Plan:
     task = order.task.shaped(arm.shape)
-    make_key = make_keys(task, arm.model, name_ask(arm))
-
-    def plan(known: Ledger | None) -> Plan:
-        requests = Requests(task, limits_of(order, arm.size), price, count_tokens, bound_tokens)
-        return plan_job(texts, requests=requests, make_key=make_key, find=None if known is None else known.find)
-
-    return ArmPlan(plan(None), plan(ledger), price)
+    return plan_job(
+        texts,
+        requests=Requests(task, limits_of(order, arm.size), price, count_tokens, bound_tokens),
+        make_key=make_keys(task, arm.model, name_ask(arm)),
+        find=None if ledger is None else ledger.find,
+    )
 
 
 def job_name(order: Order) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pydantic
 
+from packer.calibration import Calibration
 from packer.events import Event
 from packer.report import Report
 from packer.task import TaskFile
@@ -15,7 +16,7 @@ SCHEMAS = Path(__file__).resolve().parents[1] / "schemas"
 
 def drawn() -> dict[str, dict[str, Any]]:
     """File name to document, for every document that has a model."""
-    models: dict[str, Any] = {"task": TaskFile, "event": Event, "report": Report}
+    models: dict[str, Any] = {"task": TaskFile, "event": Event, "report": Report, "calibration": Calibration}
     return {f"{name}.schema.json": _document(name, model) for name, model in models.items()}
 
 
