@@ -20,36 +20,36 @@ from packer.task import Task, read_task
 _EMPTY = {".toml": "", ".json": "{}"}
 
 
-def check_task_path(path: str) -> None:
-    """Raise `CallError` unless settings can be written to a task file of this name."""
-    if Path(path).suffix.lower() not in _EMPTY:
+def check_task_path(path: str, *, source: str | None) -> None:
+    """Raise `CallError` unless the task file `source` with settings can be written to `path`; None for no source."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in _EMPTY:
         raise CallError(f"{path}: expected a task file that ends in .toml or .json")
-    if Path(path).suffix.lower() == ".toml":
+    if source is not None and Path(source).suffix.lower() != suffix:
+        raise CallError(f"{path}: expected the ending of the task file that is copied, {source}")
+    if suffix == ".toml":
         try:
             import tomlkit  # noqa: F401, PLC0415  it may be absent
         except ImportError as missing:
             message = "a TOML file is edited by tomlkit, which is not installed: pip install 'prompt-packer[quality]'"
             raise CallError(message) from missing
+    _open(path).abandon()
 
 
 def write_settings(path: str, settings: Mapping[str, Any], *, source: str | None) -> Task:
     """Write the task file `source` with `settings` to `path`, which may be the same; the task that stands there then.
 
     A setting that is None is taken out. `source` None: nothing but the settings. Raises `TaskError` where the result
-    would be no task, and `CallError` where it cannot be written; then the file is as it was.
+    would be no task, and `CallError` where it cannot be written; then the file is as it was. See `check_task_path`.
     """
     suffix = Path(path).suffix.lower()
     text = _EMPTY[suffix] if source is None else _read(source)
-    same_form = source is None or Path(source).suffix.lower() == suffix
-    if not same_form:
-        raise CallError(f"{path}: expected the ending of the task file that is copied, {source}")
     written = (_edit_toml if suffix == ".toml" else _edit_json)(text, settings)
     with TemporaryDirectory() as folder:
         trial = Path(folder) / Path(path).name
         trial.write_text(written, encoding="utf-8")
         task = read_task(trial)
-    # a task file that is a link stays one
-    output = OutputFile(Path(os.path.realpath(path)))
+    output = _open(path)
     try:
         output.write(written.encode())
         output.finish()
@@ -58,6 +58,11 @@ def write_settings(path: str, settings: Mapping[str, Any], *, source: str | None
     finally:
         output.abandon()
     return task
+
+
+def _open(path: str) -> OutputFile:
+    # a task file that is a link stays one
+    return OutputFile(Path(os.path.realpath(path) if Path(path).is_symlink() else path))
 
 
 def _read(path: str) -> str:

@@ -56,7 +56,7 @@ def check_trial(trial: Trial) -> None:
         order.task.shaped(shape)
     target = trial.write_task or order.task_file
     if target is not None:
-        check_task_path(target)
+        check_task_path(target, source=order.task_file)
     if trial.write_task is not None and Path(trial.write_task).exists():
         raise CallError(f"--write-task {trial.write_task}: expected the name of a new file, this one exists")
     for path, option in ((trial.output, "--json"), (trial.write_task, "--write-task")):

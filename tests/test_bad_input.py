@@ -190,7 +190,8 @@ def test_a_task_file_that_is_wrong_names_its_key(refused: Refused) -> None:
 
 
 def test_missing_arguments(refused: Refused) -> None:
-    assert refused("in.csv", call=[]) == "label: missing: --text, --model"
+    assert refused("in.csv", call=[]) == "label: missing: --text"
+    assert refused("in.csv", call=["--text", "t", "--labels", "a,b"]) == "label: missing: --model"
     assert refused("in.csv", call=["--text", "t", "--model", "m"]) == "label: missing: --labels or --task"
     assert refused(call=CALL) == "label: missing: INPUT"
 
