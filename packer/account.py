@@ -6,13 +6,15 @@ a gateway knows nothing of runners. No clock, no I/O: the journal and the transp
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from packer.books import Books
 from packer.budget import Budget
 from packer.limiter import Limiter
 from packer.pacing import Pacer
+from packer.packs import Pack
 from packer.transport import Transport
 
 
@@ -43,6 +45,19 @@ class Member(Protocol):
 
     def wake(self) -> None:
         """Look again: something has changed."""
+
+    def is_waiting(self) -> bool:
+        """Whether it has results to give that are not there yet."""
+
+
+class Witness(Protocol):
+    """Whoever looks on as answers come in."""
+
+    def answered(self, pack: Pack, rows: Mapping[int, Any]) -> None:
+        """Rows of a pack, by its numbers, were accepted."""
+
+    def recalled(self, known: Iterable[tuple[str, str, Any]]) -> None:
+        """Answers were found in the ledger: key, text and answer of each."""
 
 
 @dataclass(slots=True, eq=False)
@@ -101,8 +116,8 @@ class Account:
         for member in self.members:
             member.stop(reason)
 
-    def stop_others(self, leader: Member, reason: str) -> None:
-        """Let nothing more leave but what `leader` asks."""
+    def stop_waiting(self, reason: str) -> None:
+        """Let nothing more leave for those who still wait for a result."""
         for member in self.members:
-            if member is not leader:
+            if member.is_waiting():
                 member.stop(reason)

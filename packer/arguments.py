@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 
 from packer import __version__
+from packer.audit import MAX_DISAGREEMENT
 from packer.items import MAX_ITEMS_CEILING
 from packer.packs import UNTRUSTED_ITEMS
 from packer.parsing import (
@@ -29,6 +30,7 @@ from packer.parsing import (
 )
 
 LEDGER = "prompt-packer.db"
+EVALUATED_BY = ("position", "pack-size", "length")
 
 _ABOUT = """\
 Label many short texts with an LLM: packed into few requests, checked one by
@@ -152,7 +154,7 @@ def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     _take_job(plan)
     shown = {"help", "input", "text", "labels", "task", "model", "base_url", "id", "encoding", "budget_usd"}
-    shown |= {"max_request_usd", "price_input", "price_output", "max_items", "untrusted", "ledger"}
+    shown |= {"max_request_usd", "price_input", "price_output", "max_items", "untrusted", "audit", "ledger"}
     for action in plan._actions:  # noqa: SLF001  argparse has no public name for it
         if action.dest not in shown:  # taken, so that a command line of label's is one of plan's
             action.help = argparse.SUPPRESS
@@ -203,8 +205,7 @@ def _add_calibrate(commands: argparse._SubParsersAction[Parser]) -> None:
     add("--shapes", metavar="A,B,...", type=read_shapes, help=shapes)
     models = "also in packs of these models, held against --model's singles"
     add("--models", metavar="A,B,...", type=read_models, default=(), help=models)
-    most = "the share of labels that packs may change (default: 0.03)"
-    add("--max-disagreement", metavar="X", type=read_share, default=0.03, help=most)
+    _take_max_disagreement(tried)
     add("--gold", metavar="COLUMN", help="the right labels: also say what packs cost in accuracy")
     add("--seed", metavar="N", type=whole(0, 2**63 - 1), default=0, help="of the sample (default: 0)")
     found = calibrate.add_argument_group("what is found")
@@ -221,7 +222,7 @@ def _add_calibrate(commands: argparse._SubParsersAction[Parser]) -> None:
     _take_ledger(running)
     _take_verbose(running)
     left_out = {"id": None, "output": None, "raw": False, "table": False, "report": None, "max_items": None}
-    calibrate.set_defaults(**left_out, on_doubt="retry", untrusted=False)
+    calibrate.set_defaults(**left_out, on_doubt="retry", untrusted=False, audit=None)
 
 
 def _add_evaluate(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -237,7 +238,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[Parser]) -> None:
     gold = "the right labels; of a record: the right values of the field of that name, or FIELD=COLUMN; once a field"
     add("--gold", metavar="COLUMN", action="append", required=True, help=gold)
     by = "where errors sit: position (in the pack), pack-size or length (of the text); may be given several times"
-    add("--by", metavar="WHAT", action="append", default=[], type=one_of("position", "pack-size", "length"), help=by)
+    add("--by", metavar="WHAT", action="append", default=[], type=one_of(*EVALUATED_BY), help=by)
     add("--json", metavar="FILE", help="the same figures as one JSON object; readable by you only")
     _take_encoding(evaluate)
     asked = _take_task(evaluate, required=False)
@@ -267,6 +268,7 @@ def _take_job(label: Parser) -> None:
     running = label.add_argument_group("how it runs")
     _take_max_items(running)
     _take_untrusted(running)
+    _take_audit(running)
     _take_concurrency(running)
     _take_ledger(running)
     add = running.add_argument
@@ -386,6 +388,26 @@ def _take_concurrency(group: argparse._ArgumentGroup) -> None:
 
 def _take_verbose(group: argparse._ArgumentGroup) -> None:
     group.add_argument("-v", "--verbose", action="store_true", help="one line a request on standard error")
+
+
+def _take_audit(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--audit",
+        metavar="SHARE",
+        type=read_share,
+        help="ask this share of the texts again, each alone, like 0.01: how often packing changes an answer",
+    )
+    _take_max_disagreement(group)
+
+
+def _take_max_disagreement(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--max-disagreement",
+        metavar="SHARE",
+        type=read_share,
+        default=MAX_DISAGREEMENT,
+        help=f"the share of answers that packs may change; else they become smaller (default: {MAX_DISAGREEMENT})",
+    )
 
 
 def _take_ledger(group: argparse._ArgumentGroup) -> None:

@@ -256,6 +256,8 @@ def _next_command(trial: Trial, found: Calibration, written: str) -> list[str]:
     if not written:
         pairs += [("--model", chosen.model), ("--max-items", str(chosen.max_items))]
     pairs += [("--base-url", order.base_url), ("--api-key-env", order.api_key_env)]
-    pairs += [("--api-key-file", order.api_key_file), ("--output", "labelled.csv")]
+    # errors that come by whole packs are seen in many packs only: the job goes on looking
+    audit = "0.01" if chosen.max_items > 1 else None
+    pairs += [("--api-key-file", order.api_key_file), ("--audit", audit), ("--output", "labelled.csv")]
     words = [PROGRAM, "label", shlex.quote(order.input)]
     return words + [f"{option} {shlex.quote(value)}" for option, value in pairs if value is not None]

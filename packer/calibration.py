@@ -12,6 +12,7 @@ from typing import Any
 
 from packer import __version__
 from packer.advice import Advice
+from packer.auditing import ASK
 from packer.items import normalise_text
 from packer.ledger import Ledger
 from packer.pairs import Loss, Shift, differ_by_third, find_shifts, measure_loss
@@ -82,7 +83,7 @@ class Calibration:
 def name_ask(arm: Arm) -> str:
     """How `arm` is asked, as the ledger's keys have it."""
     if arm.size == 1:
-        return "single again" if arm.again else "single"
+        return f"{ASK} again" if arm.again else ASK  # a text that an audit has asked alone was asked alone
     return f"size {arm.size}"
 
 

@@ -170,6 +170,8 @@ def _make_order(options: argparse.Namespace) -> Order:
     if options.untrusted:
         find_canaries(task)  # before a large input is read
     max_items = options.max_items or usual_items(task.max_items, untrusted=options.untrusted)
+    if options.audit is not None and max_items == 1:
+        raise CallError("--audit: expected packs of more than one item, for singles are asked alone already")
     return Order(
         input=options.input,
         text=options.text,
@@ -195,6 +197,8 @@ def _make_order(options: argparse.Namespace) -> Order:
         seed=options.seed,
         report=options.report,
         untrusted=options.untrusted,
+        audit=options.audit,
+        max_disagreement=options.max_disagreement,
     )
 
 

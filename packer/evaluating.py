@@ -13,7 +13,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
@@ -125,7 +125,7 @@ class _Table:
             gold = _spell(self._cell(row, name), field).strip() or None
             tally.add(gold, given[field], text=text, places=where)
             if tally.is_too_many and not field:
-                message = f"the columns have more than {_MOST_LABELS:,} different labels"
+                message = f"more than {_MOST_LABELS:,} different labels so far; is {name!r} the gold column?"
                 raise InputError(f"{self._reader.name}: line {row.line}: {message}", line=row.line)
 
     def _status(self, row: Row) -> Status:
@@ -201,11 +201,14 @@ def _find_columns(reader: Reader, asked: Question) -> _Columns:
         if given in reader.columns or not equals:
             field, gold = "" if has_labels else given, given
         reader.check_column(gold)
+        if gold == before and has_labels:
+            wanted = "expected a column with the right ones"
+            raise InputError(f"{reader.name}: {gold!r} is the column of the labels that were given; {wanted}")
         name = _last_of(reader, field or "label", {gold, status})
         if name is None:
-            wanted = "" if field == gold else ": name the field with --gold FIELD=COLUMN"
-            what = f"the answers to {field!r}" if field else "the given labels"
-            raise InputError(f"{reader.name}: no column with {what} besides the gold one, {gold!r}{wanted}")
+            what = f"answers to {field!r}" if field else "given labels"
+            hint = "" if equals else "; of a record, name the field: --gold FIELD=COLUMN"
+            raise InputError(f"{reader.name}: no column with {what} besides the gold one, {gold!r}{hint}")
         if field in answers:
             raise CallError(f"--gold: expected one column for {field or 'the label'}, got two")
         answers[field] = gold, name
@@ -246,11 +249,8 @@ def _open_output(path: str, asked: Question) -> OutputFile:
 
 
 def _write(output: OutputFile, path: str | None, figures: Evaluation | RecordEvaluation) -> None:
-    import pydantic  # noqa: PLC0415  a bad call does not wait for it
-
-    adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(Evaluation | RecordEvaluation)
     try:
-        output.write(adapter.dump_json(figures) + b"\n")
+        output.write(f"{json.dumps(asdict(figures))}\n".encode())
         output.finish()
     except OSError as error:
         raise CallError(f"--json {path}: cannot be written: {error.strerror}") from error

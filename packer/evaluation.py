@@ -224,15 +224,20 @@ def _score(pairs: Mapping[tuple[str, str], int], names: Sequence[str]) -> tuple[
     from sklearn import metrics  # noqa: PLC0415  2 s, and it may be absent
 
     number = {name: place for place, name in enumerate(names)}
-    gold, given = ([number[pair[side]] for pair in pairs] for side in (0, 1))
-    counted = {"labels": list(range(len(names))), "sample_weight": list(pairs.values())}
+    matrix = [[0] * len(names) for _ in names]
+    for (gold, given), count in pairs.items():
+        matrix[number[gold]][number[given]] = count
+    cells = {
+        "y_true": [number[gold] for gold, _ in pairs],
+        "y_pred": [number[given] for _, given in pairs],
+        "sample_weight": list(pairs.values()),
+    }
     # an undefined precision or recall is nan here, and None in the figures: their F1 is 0 all the same
-    _, _, f1, _ = metrics.precision_recall_fscore_support(gold, given, zero_division=float("nan"), **counted)
-    matrix = [[int(count) for count in row] for row in metrics.confusion_matrix(gold, given, **counted)]
+    _, _, f1, _ = metrics.precision_recall_fscore_support(**cells, zero_division=float("nan"))
     figures: list[_Figures] = []
     for place in range(len(names)):
         hits, support, predicted = matrix[place][place], sum(matrix[place]), sum(row[place] for row in matrix)
         precision = proportion(hits, predicted) if predicted else None
         recall = proportion(hits, support) if support else None
         figures.append((support, predicted, precision, recall, float(f1[place])))
-    return figures, matrix, float(metrics.f1_score(gold, given, average="macro", **counted))
+    return figures, matrix, float(metrics.f1_score(**cells, average="macro"))

@@ -19,14 +19,13 @@ _TEXTS = 2
 _NUMBERS = 2 * 18 + 10 + 9  # the width of a label's figures
 _COUNT = 9
 _CORNER = "gold \\ label"  # of the matrix
-_LONGEST = 30  # of a label in a table
 
 
 def write_evaluation(
     found: Evaluation | RecordEvaluation, unlabelled: Mapping[Status, int], *, width: int
 ) -> list[Line]:
     """The figures as lines of at most `width`; `unlabelled` counts the items without a label by their status."""
-    return list(_write(found, unlabelled, width))
+    return [Line(cut_text(line.text, width), line.style) for line in _write(found, unlabelled, width)]
 
 
 def _write(found: Evaluation | RecordEvaluation, unlabelled: Mapping[Status, int], width: int) -> Iterator[Line]:
@@ -36,7 +35,7 @@ def _write(found: Evaluation | RecordEvaluation, unlabelled: Mapping[Status, int
         for place, (field, figures) in enumerate(found.fields.items()):
             if place:
                 yield Line("")
-            yield Line(cut_text(f"field {show_text(field)}", width), "bold")
+            yield Line(f"field {show_text(field)}", "bold")
             yield from _write_one(figures, unlabelled, width)
     yield Line("")
     note = "in brackets: where the true figure lies, with 95 % certainty, if items like these come again"
@@ -66,17 +65,20 @@ def _facts(found: Evaluation, unlabelled: Mapping[Status, int]) -> Iterator[tupl
     yield "items", f"{found.items:,}: {listed}", ""
     with_gold = found.items - found.without_gold
     if found.without_gold:
-        yield "gold", f"{with_gold:,} items have it; {found.without_gold:,} without are in no figure", ""
+        yield "gold", f"{count_of(with_gold, 'item')} with it; {found.without_gold:,} without are in no figure", ""
+    if found.accuracy.value is None:
+        yield "accuracy", "unknown: no item has both a label and a gold one", "yellow"
+        return
     what = f"of {count_of(found.compared, 'item')} with a label and a gold one"
     yield "accuracy", f"{_show(found.accuracy, 3)} {what}", "bold"
-    if found.compared < with_gold and found.accuracy.value is not None:
+    if found.compared < with_gold:
         right = round(found.accuracy.value * found.compared)
         share, strict = found.compared / with_gold, right / with_gold
         words = f"{share:.3f} of the items with gold; the others counted as errors, accuracy is {strict:.3f}"
         yield "labelled", words, "yellow"
     if found.macro_f1 is not None:
         yield "macro F1", f"{found.macro_f1:.3f} over {count_of(len(found.labels), 'label')}", ""
-    elif found.compared:
+    else:
         yield "macro F1", "none: the field has too many values for figures a value", ""
 
 
@@ -119,7 +121,7 @@ def _write_confusions(found: Evaluation, width: int) -> Iterator[Line]:
         share = pair.count / support[pair.gold]
         yield Line(f"{pad_text(_pair(pair), room)}{pair.count:>{_COUNT},}{share:>9.2f}")
         for text in pair.texts[:_TEXTS]:
-            yield Line(cut_text(f"    {show_text(text)}", width), "dim")
+            yield Line(f"    {show_text(text)}", "dim")
     if len(shown) < len(found.confusions):
         rest = found.confusions[len(shown) :]
         yield Line(f"and {count_of(len(rest), 'pair')} more, with at most {count_of(rest[0].count, 'item')}", "dim")

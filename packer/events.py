@@ -100,6 +100,23 @@ class SettingRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class Audited:
+    """Packed items were asked again, each alone: told when the promise breaks, and when the last one is answered.
+
+    `agreed` of `asked` got the same answer. The share that did not lies between `low` and `high` (95 %); `broken` where
+    it is over `promise`, so that packs became smaller.
+    """
+
+    asked: int
+    agreed: int
+    low: float
+    high: float
+    promise: float
+    broken: bool
+    ask: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class JobStopped:
     """The job sends nothing more; what is in flight is kept."""
 
@@ -116,6 +133,7 @@ Event: TypeAlias = (
     | PackSizeChanged
     | Paused
     | SettingRefused
+    | Audited
     | JobStopped
 )
 

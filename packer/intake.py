@@ -79,7 +79,7 @@ class Intake:
 
     def is_empty(self) -> bool:
         """Whether nobody waits for a result."""
-        return not self._lingering and self._job.board.is_empty()
+        return not self._lingering and not self._job.is_waiting()
 
     def wait(self, now: float) -> float:
         """Seconds for which a pack that is not full may still be filled; 0 where nothing more is to come."""

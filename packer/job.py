@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from packer import recovery
-from packer.account import Account, Route
+from packer.account import Account, Route, Witness
 from packer.canaries import Canaries
 from packer.errors import Failure, TransportError
 from packer.estimates import GROWTH
@@ -55,6 +55,7 @@ class Job:
     hold: bool
     wake: Callable[[], None]
     leads: bool = True
+    witnesses: list[Witness] = field(default_factory=list, init=False)
     stopped: str | None = field(default=None, init=False)
     in_flight: int = field(default=0, init=False)
     _record: JobRecord = field(default_factory=JobRecord, init=False)
@@ -75,6 +76,8 @@ class Job:
         """Answer from the ledger what is `known`, and queue the rest of `fresh`."""
         for key, value in known.items():
             self.board.answer(key, value, known=True)
+        for witness in self.witnesses:
+            witness.recalled((key, fresh[key], value) for key, value in known.items())
         asked = {key: text for key, text in fresh.items() if key not in known}
         for key in self.board.drop_unwanted(asked):  # whoever asked left while the ledger was looked at
             del asked[key]
@@ -246,6 +249,8 @@ class Job:
         keys = request.pack.keys
         for number, value in verdict.rows.items():
             self.board.answer(keys[number - 1], value, known=False)
+        for witness in self.witnesses:
+            witness.answered(request.pack, verdict.rows)
         rest = request.pack.without({keys[number - 1] for number in verdict.rows})
         outcome = self._learn(request, outcome, verdict, now)
         record = request.record.after(outcome)
@@ -288,6 +293,10 @@ class Job:
         self.stop(reason)
         for key in request.pack.keys:
             self.board.give_up(key, Status.PENDING, f"stopped: {reason}")
+
+    def is_waiting(self) -> bool:
+        """Whether somebody waits for a result."""
+        return not self.board.is_empty()
 
     def stop(self, reason: str) -> None:
         """Send nothing more; what is not in flight becomes pending. A second reason changes nothing."""

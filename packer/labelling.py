@@ -31,6 +31,7 @@ from packer.summary import Ending, Line, ResultTable, write_summary
 from packer.tables import Checked, Format, Reader, Row, check_table, format_of, is_streamed, refuse_new_keys
 
 if TYPE_CHECKING:
+    from packer.audit import AuditResult
     from packer.events import Statistics
     from packer.runner import Runner
 
@@ -118,6 +119,7 @@ class _Job:
         self._runner: Runner | None = None
         self._display: Display | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._audit: AuditResult | None = None
         self._was_interrupted = False
         self._ended = False
 
@@ -156,6 +158,8 @@ class _Job:
                 on_doubt=order.on_doubt,
                 seed=order.seed,
                 untrusted=order.untrusted,
+                audit=order.audit,
+                max_disagreement=order.max_disagreement,
                 on_event=display.event,
             )
             async with runner:
@@ -166,6 +170,7 @@ class _Job:
                 ticker = asyncio.create_task(self._tick(display, runner))
                 try:
                     await self._carry(runner)
+                    self._audit = await runner.audit()
                 finally:
                     ticker.cancel()
                 now = runner.statistics()
@@ -300,6 +305,7 @@ class _Job:
             earlier=earlier,
             now=now,
             failed=dict(self._reasons),
+            audit=self._audit,
         )
         try:
             file.write(encode_report(report))
@@ -328,6 +334,7 @@ class _Job:
             guarded=self._writer.guarded,
             stopped=stopped,
             on_screen=self._output is None,
+            audit=self._audit,
         )
         return write_summary(ending, width=self._width)
 

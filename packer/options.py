@@ -35,6 +35,8 @@ class RunnerOptions(TypedDict, total=False):
     linger: float
     on_event: Callable[[Event], None] | None
     untrusted: bool
+    audit: float | None
+    max_disagreement: float
 
 
 def read_usd(name: str, given: Decimal | float | str) -> Decimal:
@@ -46,6 +48,13 @@ def read_usd(name: str, given: Decimal | float | str) -> Decimal:
     if not usd.is_finite() or usd <= 0:
         raise CallError(f"{name}: expected US dollars above 0, got {given!r}")
     return usd
+
+
+def read_share(name: str, given: float) -> float:
+    """`given` as a share that is neither none nor more than all. Raises `CallError`."""
+    if not 0 < given <= 1:
+        raise CallError(f"{name}: expected a share above 0, and 1 at most, got {given!r}")
+    return float(given)
 
 
 def read_concurrency(given: int | None, model: str) -> int | None:

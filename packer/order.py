@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
+from packer.audit import MAX_DISAGREEMENT
 from packer.packs import PackLimits
 from packer.report import Settings
 from packer.tables import name_source
@@ -48,6 +49,8 @@ class Order:
     seed: int = 0
     report: str | None = None
     untrusted: bool = False
+    audit: float | None = None
+    max_disagreement: float = MAX_DISAGREEMENT
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -104,14 +104,6 @@ def read_sizes(given: str) -> tuple[int, ...]:
     return tuple(sorted({whole(1, MAX_ITEMS_CEILING)(size.strip()) for size in given.split(",")}))
 
 
-def read_share(given: str) -> float:
-    """A share between 0 and 1."""
-    amount = _read_amount(given)
-    if amount.is_finite() and Decimal("0.0001") <= amount < 1:
-        return float(amount)
-    raise argparse.ArgumentTypeError(f"expected a share from 0.0001 to less than 1, like 0.03, got {given!r}")
-
-
 def whole(least: int, most: int) -> Callable[[str], int]:
     """A reader of whole numbers from `least` to `most`."""
 
@@ -165,6 +157,14 @@ def read_usd(given: str) -> Decimal:
     if amount.is_finite() and Decimal("1e-9") <= amount <= 1_000_000:
         return amount
     raise argparse.ArgumentTypeError(f"expected US dollars above 0, like 2.50, got {given!r}")
+
+
+def read_share(given: str) -> float:
+    """A share from what was typed."""
+    share = _read_amount(given)
+    if share.is_finite() and 0 < share <= 1:
+        return float(share)
+    raise argparse.ArgumentTypeError(f"expected a share above 0, and 1 at most, like 0.01, got {given!r}")
 
 
 def read_price(given: str) -> Decimal:

@@ -96,8 +96,11 @@ def _facts(
     yield from describe_requests(plan, order.limits.max_items)
     if plan.asked:
         yield from _write_cost(order, plan, price, source)
+        share = Decimal(str(order.audit or 0))
+        if order.audit is not None:
+            yield "audit", _write_audit(plan.singles, price, share), ""
         if order.budget_usd is not None and price is not None:
-            yield "budget", _write_budget(plan.packs, price, order.budget_usd, spent), ""
+            yield "budget", _write_budget(plan, price, order.budget_usd, spent, share), ""
         yield from _compare(plan, price, order.limits.max_items)
         if price is not None and price != FREE:
             shown = f"{format_price(price.input)} in, {format_price(price.output)} out per million tokens"
@@ -160,14 +163,22 @@ def _compare(plan: Plan, price: Price | None, max_items: int) -> Iterator[tuple[
     yield "packing", f"does not pay here: it {how}; --max-items 1 asks for each text alone", "yellow"
 
 
-def _write_budget(packs: Load, price: Price, budget: Decimal, spent: Decimal) -> str:
-    assert packs.worst is not None, "the price is known"
+def _write_audit(singles: Load, price: Price | None, share: Decimal) -> str:
+    requests = f"about {count_of(round(singles.requests * share), 'request')} more, each of one text"
+    cost = singles.cost(price) * share if price is not None else None
+    return f"{requests}, for about {format_usd(cost)}" if cost else requests
+
+
+def _write_budget(plan: Plan, price: Price, budget: Decimal, spent: Decimal, audited: Decimal) -> str:
+    assert plan.packs.worst is not None, "the price is known"
+    assert plan.singles.worst is not None, "as above"
+    worst = plan.packs.worst + plan.singles.worst * audited
     left = budget - spent
     earlier = f", of which {format_usd(spent)} is spent or in doubt," if spent else ""
     given = f"{format_usd(budget)}{earlier}"
-    if left >= packs.worst:
+    if left >= worst:
         return f"{given} covers even the worst case"
-    expected = packs.cost(price)
+    expected = plan.packs.cost(price) + plan.singles.cost(price) * audited
     if left >= expected:
         return f"{given} covers what is expected, not the worst case"
     share = 100 * max(left, Decimal(0)) / expected

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from packer.events import AttemptEnded, Event, JobStopped, Paused, SettingRefused, Statistics
+from packer.events import AttemptEnded, Audited, Event, JobStopped, Paused, SettingRefused, Statistics
 from packer.summary import Line, show_text
 from packer.usage import format_usd
 
@@ -93,7 +93,8 @@ class Display:
         """The line for an event that has one; without `verbose` only for a long pause, which looks like a fault."""
         text = write_event(event) if self._verbose or isinstance(event, Paused) else None
         if text is not None:
-            self.line(f"{time.strftime('%H:%M:%S')} {show_text(text)}")
+            who = f"{event.ask}: " if event.ask else ""
+            self.line(f"{time.strftime('%H:%M:%S')} {show_text(who + text)}")
 
     @staticmethod
     def restore_terminal() -> None:
@@ -152,6 +153,8 @@ def write_event(event: Event) -> str | None:
             return f"the gateway does not take {setting}; it is left out from now on"
         case Paused(seconds=seconds):
             return f"nothing is sent for {seconds:,.0f} s: the gateway asks to wait, or answers nobody"
+        case Audited(broken=True, asked=asked, agreed=agreed):
+            return f"asked again alone, {agreed:,} of {asked:,} items got the same answer: packs become smaller"
         case JobStopped(reason=reason):
             return f"stopping: {reason}"
         case _:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from packer import __version__
+from packer.audit import AuditResult
 from packer.errors import CallError
 from packer.events import Statistics
 from packer.usage import Price
@@ -37,6 +38,8 @@ class Settings:
     on_doubt: Literal["retry", "hold"]
     seed: int
     untrusted: bool
+    audit: float | None
+    max_disagreement: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,8 @@ class Report:
     """One run of a job, and what all its runs on this ledger took together.
 
     `task` is the task's fingerprint. `stopped` says why the job ended before its end, None where it did not. `job` is
-    the money of all runs, `run` of this one. `failed` counts failed items by their reason.
+    the money of all runs, `run` of this one. `failed` counts failed items by their reason. `audit` tells how often
+    packing changed an answer, None where that was not asked.
     """
 
     version: str
@@ -75,6 +79,7 @@ class Report:
     run: Money
     failed: Mapping[str, int]
     statistics: Statistics
+    audit: AuditResult | None
 
 
 def make_report(
@@ -88,6 +93,7 @@ def make_report(
     earlier: Statistics,
     now: Statistics,
     failed: Mapping[str, int],
+    audit: AuditResult | None = None,
 ) -> Report:
     """The report of a run; `earlier` are the statistics from before its first item."""
     least, most = now.settled - now.assumed, now.settled + now.in_doubt
@@ -99,7 +105,7 @@ def make_report(
         job.doubt_texts - earlier.doubt_texts,
         job.unpriced - earlier.unpriced,
     )
-    return Report(__version__, task, began, ended, exit_code, stopped, settings, job, run, failed, now)
+    return Report(__version__, task, began, ended, exit_code, stopped, settings, job, run, failed, now, audit)
 
 
 def encode_report(report: Report) -> bytes:

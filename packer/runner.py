@@ -10,6 +10,7 @@ import functools
 import random
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,8 @@ import pydantic
 
 from packer import failpoints
 from packer.account import Account, Route
+from packer.audit import MAX_DISAGREEMENT, Audit, AuditResult
+from packer.auditing import ASK, Auditor
 from packer.canaries import find_canaries
 from packer.connections import connect, name_provider
 from packer.crew import Crew
@@ -29,7 +32,7 @@ from packer.exchange import Reply
 from packer.intake import Intake
 from packer.items import Item, Result
 from packer.job import Job
-from packer.options import MOST_IN_FLIGHT, read_concurrency, read_usd
+from packer.options import MOST_IN_FLIGHT, read_concurrency, read_share, read_usd
 from packer.packs import PackLimits, usual_items
 from packer.pricing import find_price, refuse_unpriced
 from packer.requests import Requests, make_keys, name_job
@@ -58,6 +61,8 @@ class Runner:
     long, in seconds, a single text waits for others to share its pack. `on_event` is called with everything that
     happens; it must not block. `untrusted` is for texts whose writers may want to steer the labels: packs of 5 where no
     `limits` are given, and two of the task's canaries in each; `docs/untrusted.md` says what that detects and what not.
+    `audit` is the share of packed items that are asked again, each alone; where more than `max_disagreement` of them
+    get another answer, packs become smaller; `docs/quality.md` says how that is decided. None asks nothing again.
 
     Raises `CallError` for what is wrong with the call and `LedgerError`, both on entering.
     """
@@ -81,6 +86,8 @@ class Runner:
         linger: float = 0.02,
         on_event: Callable[[Event], None] | None = None,
         untrusted: bool = False,
+        audit: float | None = None,
+        max_disagreement: float = MAX_DISAGREEMENT,
     ) -> None:
         self.task = task
         self.model = model
@@ -95,6 +102,8 @@ class Runner:
         self._on_doubt = on_doubt
         self._seed = seed
         self._linger = linger
+        self._audit = None if audit is None else self._make_audit(audit, max_disagreement)
+        self._auditor: Auditor | None = None
         self._teller = Teller(on_event, self._listener_failed)
         self._desk = Desk(
             ledger,
@@ -168,6 +177,8 @@ class Runner:
         try:
             await self._open()
             self._emit(JobStarted(self._number, self.model, self.task.fingerprint))
+            if self._audit is not None:
+                await self._open_audit(self._audit)
         except BaseException:  # a Ctrl-C inside the listener, too: nobody will leave what was not entered
             await self._undo.aclose()
             raise
@@ -181,9 +192,11 @@ class Runner:
             reason = "interrupted" if kind is asyncio.CancelledError else "the runner was closed"
             if not self._intake.is_empty():
                 self.stop(reason)
+            if kind is None:
+                await self.audit()
             if self._leads:
                 self._desk.is_open = False
-                self._account.stop_others(self._job, reason)
+                self._account.stop_waiting(reason)
             for crew in [*self._desk.crews] if self._leads else [self._crew]:
                 await crew.wait()
         finally:
@@ -224,6 +237,13 @@ class Runner:
         """How the job stands."""
         seconds = self._loop.time() - self._began if self._ended_after is None else self._ended_after
         return self._job.statistics(seconds=seconds, refused_settings=self._job.route.transport.refused_settings())
+
+    async def audit(self) -> AuditResult | None:
+        """What the audit has found once all that it asks is answered; None where nothing is asked again."""
+        if self._auditor is None:
+            return None
+        await self._auditor.finish()
+        return self._auditor.audit.result()
 
     async def _open(self) -> None:
         desk, route = self._desk, None
@@ -287,6 +307,27 @@ class Runner:
         if stopped is not None:
             job.stop(stopped)
         self._crew.start(self._dispatch(), serves=True)
+
+    def _make_audit(self, share: float, promise: float) -> Audit:
+        if self._limits.max_items == 1:
+            raise CallError("audit: expected packs of more than one item, for singles are asked alone already")
+        share, promise = read_share("audit", share), read_share("max_disagreement", promise)
+        return Audit(share, promise, cap=self._limits.max_items, seed=self._seed)
+
+    async def _open_audit(self, audit: Audit) -> None:
+        alone = self.sibling(ASK, limits=replace(self._limits, max_items=1))
+        await alone.__aenter__()  # it is left when the desk closes
+        auditor = Auditor(
+            audit,
+            self._job,
+            self._desk.journal,
+            ask=alone.submit,
+            make_key=make_keys(self.task, self.model, ASK),
+            tell=self._emit,
+        )
+        self._auditor = auditor
+        self._job.witnesses.append(auditor)
+        self._undo.push_async_callback(auditor.close)
 
     async def _end(self) -> None:
         try:

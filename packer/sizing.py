@@ -25,6 +25,13 @@ class PackSizer:
     def __post_init__(self) -> None:
         self.size = self.cap
 
+    def lower(self, cap: int) -> None:
+        """Hold at most `cap` from now on."""
+        self.cap = min(self.cap, cap)
+        if self.size > self.cap:
+            self.size = self.cap
+            self._asked = self._failed = self._clean = 0
+
     def answered(self, asked: int, sound: int) -> None:
         """Book a pack's answer: how many rows were asked, how many came back sound."""
         if asked > self.size:

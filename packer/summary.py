@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from packer.audit import AuditResult
 from packer.events import Statistics
 from packer.exchange import ChargeSource
 from packer.items import Result, Status
@@ -32,7 +33,8 @@ _SOURCES = {
     ChargeSource.RESERVE: "worst case, the gateway told nothing",
 }
 _REASONS_SHOWN = 2
-_LINES = {"cost": 3, "failed": 1, "stopped": 3}  # that a fact may take: a reason is a stranger's word, and may be long
+# That a fact may take: a reason is a stranger's word, and may be long
+_LINES = {"audit": 4, "cost": 3, "failed": 1, "stopped": 3}
 
 
 def show_text(text: str) -> str:
@@ -127,7 +129,7 @@ class Ending:
     where the input was not read to its end; `output` is None where the rows went to the screen or to a pipe;
     `renamed` are columns that got another name; `guarded` counts CSV cells with an apostrophe before a formula;
     `stopped` is why the job ended before its end, empty where it did not; `on_screen` tells that the rows went nowhere
-    but to the screen.
+    but to the screen; `audit` is what came of one.
     """
 
     earlier: Statistics
@@ -141,6 +143,7 @@ class Ending:
     guarded: int = 0
     stopped: str = ""
     on_screen: bool = False
+    audit: AuditResult | None = None
 
 
 def write_summary(ending: Ending, *, width: int) -> list[Line]:
@@ -176,6 +179,8 @@ def _facts(ending: Ending) -> Iterator[tuple[str, str, str]]:
             yield "tokens", f"{usage.input_tokens:,} in{cached}, {usage.output_tokens:,} out", ""
     if now.canary_hits:
         yield "canaries", f"hit in {count_of(now.canary_hits, 'pack')}: those items were asked one by one", "yellow"
+    if ending.audit is not None:
+        yield "audit", _write_audit(ending.audit, now.pack_size), "yellow" if ending.audit.broken else ""
     yield "cost", _write_cost(ending), ""
     if now.doubt_requests:
         yield "in doubt", _write_doubt(now), "yellow"
@@ -253,6 +258,22 @@ def _write_cost(ending: Ending) -> str:
     if ending.budget is not None:
         parts.append(f"the budget is {format_usd(ending.budget)}")
     return "; ".join(parts)
+
+
+def _write_audit(audit: AuditResult, size: int) -> str:
+    """What an audit found, for somebody who knows nothing of statistics."""
+    if not audit.asked:
+        return "nothing that was labelled in a pack has been asked again"
+    share, promise = audit.disagreement, f"{100 * audit.promise:.3g} %"
+    same = f"{audit.agreed:,} of {count_of(audit.asked, 'item')} got the same answer when asked again alone"
+    changed = f"packing changes {100 * share.low:.1f} to {100 * share.high:.1f} % of the answers (95 % sure)"
+    if audit.broken:
+        verdict = f"over the promised {promise}, so packs became smaller; --max-items {size} begins there"
+    elif share.high <= audit.promise:
+        verdict = f"the promised {promise} at most is kept"
+    else:
+        verdict = f"to be sure of {promise} at most, more would have to be asked"
+    return f"{same}: {changed}; {verdict}"
 
 
 def _write_doubt(now: Statistics) -> str:

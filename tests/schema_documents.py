@@ -7,6 +7,7 @@ from typing import Any
 import pydantic
 
 from packer.calibration import Calibration
+from packer.evaluation import Evaluation, RecordEvaluation
 from packer.events import Event
 from packer.report import Report
 from packer.task import TaskFile
@@ -16,7 +17,13 @@ SCHEMAS = Path(__file__).resolve().parents[1] / "schemas"
 
 def drawn() -> dict[str, dict[str, Any]]:
     """File name to document, for every document that has a model."""
-    models: dict[str, Any] = {"task": TaskFile, "event": Event, "report": Report, "calibration": Calibration}
+    models: dict[str, Any] = {
+        "task": TaskFile,
+        "event": Event,
+        "report": Report,
+        "calibration": Calibration,
+        "evaluation": Evaluation | RecordEvaluation,
+    }
     return {f"{name}.schema.json": _document(name, model) for name, model in models.items()}
 
 

@@ -329,7 +329,7 @@ def test_a_key_goes_to_the_provider_of_the_model_that_it_was_given_for(
         (["--sizes", "1"], "--sizes: expected a size above 1 to hold against singles"),
         (["--sizes", "5,200"], "--sizes: expected a whole number from 1 to 100, got '200'"),
         (["--shapes", "round"], "--shapes: expected line, pair or object, got 'round'"),
-        (["--max-disagreement", "3"], "--max-disagreement: expected a share from 0.0001 to less than 1"),
+        (["--max-disagreement", "3"], "--max-disagreement: expected a share above 0, and 1 at most"),
         (["--gold", "none"], "no column 'none'"),
         (["--json", "found.txt"], "--json found.txt: expected a name that ends in .json"),
         (["--json", "in.csv"], "--json in.csv: this is the input; expected another file"),

@@ -73,7 +73,10 @@ HEAVY = ["openai", "instructor", "pydantic", "jsonschema", "rich", "aiohttp", "n
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["label", "--help"], ["plan", "--help"], ["--version"], ["label", "--nonsense"], ["models"]],
+    [
+        *(["--help"], ["label", "--help"], ["plan", "--help"], ["--version"], ["label", "--nonsense"], ["models"]),
+        *(["evaluate", "--help"], ["evaluate", "a.csv"]),
+    ],
 )
 def test_help_version_and_a_bad_call_import_nothing_slow(arguments: list[str]) -> None:
     code = f"import sys; from packer.cli import main; main({arguments!r}); print(*sys.modules, sep='\\n')"
@@ -83,7 +86,7 @@ def test_help_version_and_a_bad_call_import_nothing_slow(arguments: list[str]) -
     assert time.perf_counter() - began < 2  # 0.13 s where nothing else runs
 
 
-@pytest.mark.parametrize("command", [[], ["label"], ["plan"], ["models"], ["ledger"]])
+@pytest.mark.parametrize("command", [[], ["label"], ["plan"], ["models"], ["evaluate"], ["ledger"]])
 def test_help_fits_80_columns(command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert main([*command, "--help"]) == 0
@@ -92,7 +95,7 @@ def test_help_fits_80_columns(command: list[str], capsys: pytest.CaptureFixture[
     assert "%" not in shown
 
 
-@pytest.mark.parametrize("command", ["label", "plan", "models"])
+@pytest.mark.parametrize("command", ["label", "plan", "models", "evaluate"])
 def test_help_ends_with_examples_that_parse(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     shown = capsys.readouterr().out

@@ -31,13 +31,13 @@ FLOORS = [
         "recovery",
     }
     | {"refusals", "replies", "sizing"},
-    {"advice", "books", "dialects", "pairs", "pilot", "requests"},
+    {"advice", "audit", "books", "dialects", "pairs", "pilot", "requests"},
     {"connections", "ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows", "local", "pricing"}
     | {"providers", "tokens", "transport", "wire"},
     {"account", "crew", "journal", "slots", "sources", "verdicts"},
     {"job", "lanes"},
     {"options", "telling"},
-    {"desk", "intake"},
+    {"auditing", "desk", "intake"},
     {"runner", "testing"},
     {"sync"},
     {"__init__"},

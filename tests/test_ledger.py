@@ -29,7 +29,7 @@ from packer.errors import (
     LedgerReadOnly,
 )
 from packer.exchange import Charge, ChargeSource
-from packer.ledger import AttemptState, Closed, Ledger, Opened, Spending
+from packer.ledger import AttemptState, Closed, Ledger, Opened, Place, Spending
 from packer.ledger_lock import BALLAST_BYTES
 from packer.usage import Usage
 
@@ -116,6 +116,41 @@ def test_thousands_of_keys_are_found_at_once(path: Path) -> None:
     with Ledger(path) as ledger:
         found = ledger.find([*reversed(keys), "b2:unknown"])
         assert found == dict.fromkeys(keys, "spam")
+
+
+def test_an_answer_is_placed_in_the_pack_that_gave_it(path: Path) -> None:
+    with Ledger(path) as ledger:
+        job = ledger.start_job("mail", ABOUT)
+        ledger.commit([opened(1, job, "b2:03", "b2:01", "b2:02"), closed(1, {"b2:01": "spam"})])
+        ledger.commit([opened(2, job, "b2:02", "b2:03"), closed(2, {"b2:03": {"kind": "ham"}, "b2:02": "ham"})])
+    with Ledger(path, read_only=True) as ledger:
+        assert ledger.find_places(["b2:01", "b2:02", "b2:03", "b2:04"]) == {
+            "b2:01": Place("spam", 2, 3),
+            "b2:02": Place("ham", 1, 2),
+            "b2:03": Place({"kind": "ham"}, 2, 2),
+        }
+        assert ledger.find_places([]) == {}
+
+
+def test_thousands_of_answers_are_placed_at_once(path: Path) -> None:
+    keys = filled(path, 3_007, pack=1)
+    with Ledger(path, read_only=True) as ledger:
+        assert ledger.find_places(keys) == dict.fromkeys(keys, Place("spam", 1, 1))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM attempts",
+        """UPDATE attempts SET keys = replace(keys, '[', '["b2:ff",')""",
+        "UPDATE answers SET value = '\"ham\"'",
+    ],
+)
+def test_no_place_is_told_from_rotten_rows(path: Path, statement: str) -> None:
+    keys = filled(path, 3)
+    by_hand(path, statement)
+    with Ledger(path, read_only=True) as ledger, pytest.raises(LedgerDamaged):
+        ledger.find_places(keys)
 
 
 def test_the_first_answer_to_a_key_stands(ledger: Ledger) -> None:
