@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from packer.adoption import adopt_singles
 from packer.advice import advise
 from packer.calibration import Calibration, collect, encode_calibration, name_ask, settings_of
 from packer.calibration_view import write_calibration, write_plan
@@ -21,6 +22,7 @@ from packer.errors import CallError
 from packer.headers import CHARGE_HEADER
 from packer.items import Result, Status, canonical_json
 from packer.ledger import Ledger
+from packer.order import Order
 from packer.outputs import OutputFile
 from packer.parsing import PROGRAM
 from packer.pilot import Arm, Pilot
@@ -65,6 +67,7 @@ def calibrate(trial: Trial, *, width: int) -> tuple[list[Line], int]:
             if pilot.next_ask() is not None:
                 signals.job = run = _Run(trial, pilot, sample, display)
                 stopped = asyncio.run(run.run())
+                _adopt(order, sample)
         found = _collect(trial, pilot, sample, plans, stopped)
         if output is not None:
             _write(output, trial.output, encode_calibration(found))
@@ -189,6 +192,12 @@ def _answer(result: Result) -> str | None:
         return result.label
     record = result.record
     return canonical_json(record if isinstance(record, Mapping) else record.model_dump(mode="json"))
+
+
+def _adopt(order: Order, sample: Sample) -> None:
+    name = name_job(order.task, order.model, job_name(order))
+    with Ledger(order.ledger) as ledger:
+        adopt_singles(ledger, task=order.task, model=order.model, texts=sample.texts, name=name)
 
 
 def _collect(trial: Trial, pilot: Pilot, sample: Sample, plans: Mapping[Arm, ArmPlan], stopped: str) -> Calibration:

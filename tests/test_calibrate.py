@@ -104,8 +104,14 @@ def test_the_right_size_is_found_written_and_used_by_the_job_that_follows(
         # the command that is printed is one that works, and goes by what was written
         command = out.rstrip().rpartition("\n\n")[2].replace("\\\n", " ").split()
         before = len(gateway.log.records)
-        assert main(command[1:]) == 0
-        assert max(len(record.texts) for record in gateway.log.records[before:]) == 20
+        alone = {text for record in gateway.log.records if len(record.texts) == 1 for text in record.texts}
+        assert main([word for word in command[1:] if word not in {"--audit", "0.01"}]) == 0
+        asked = gateway.log.records[before:]
+        assert max(len(record.texts) for record in asked) == 20
+        # and what was bought alone is not bought again
+        assert sorted(text for record in asked for text in record.texts) == sorted(GOLD.keys() - alone)
+        assert len(alone) == 150
+        assert main(["ledger", "verify"]) == 0
 
 
 def test_running_it_again_buys_nothing_and_says_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

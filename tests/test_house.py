@@ -42,6 +42,7 @@ FLOORS = [
     {"sync"},
     {"__init__"},
     {
+        "adoption",
         "arguments",
         "calibrating",
         "calibration",
@@ -74,6 +75,7 @@ ROOMS = [
     {"ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows"},
     {"connections", "local", "providers", "tokens", "transport", "wire"},
     {
+        "adoption",
         "arguments",
         "calibrating",
         "calibration",
