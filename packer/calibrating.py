@@ -88,6 +88,7 @@ class _Run:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._display = display
         self._now: Runner | None = None
+        self._ended = False
 
     async def run(self) -> str:
         """Ask until all is settled; why it ended before, empty where it did not."""
@@ -115,12 +116,14 @@ class _Run:
                 return await self._ask_all(runner, siblings)
             finally:
                 ticker.cancel()
+                self._ended = True
 
     def interrupt(self) -> None:
         """Stop at the next occasion. Raises `KeyboardInterrupt` where nothing has begun. For a signal handler."""
         if self._main is None or self._loop is None:
             raise KeyboardInterrupt
-        self._loop.call_soon_threadsafe(self._stop)
+        if not self._ended:
+            self._loop.call_soon_threadsafe(self._stop)
 
     def leave(self) -> None:
         """End the process at once. For a signal handler."""

@@ -116,14 +116,20 @@ def test_the_right_size_is_found_written_and_used_by_the_job_that_follows(
 
 def test_running_it_again_buys_nothing_and_says_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with running_gateway(Setup(annotate=by_size(CLEAR))) as gateway:
-        assert calibrate(gateway) == 0
-        first, asked, task = capsys.readouterr().out, gateway.number, Path("task.toml").read_text(encoding="utf-8")
-        assert calibrate(gateway) == 0
+        assert calibrate(gateway, "--sizes", "7,40") == 0
+        first, asked, task = capsys.readouterr(), gateway.number, Path("task.toml").read_text(encoding="utf-8")
+        # 300 singles, and packs that are full: 42 of 7 and 7 of 40
+        assert "for 349 requests at most" in first.err
+        with Ledger("prompt-packer.db", read_only=True) as ledger:
+            attempts = ledger.statistics().attempts
+        assert calibrate(gateway, "--sizes", "7,40") == 0
         again = capsys.readouterr()
+        with Ledger("prompt-packer.db", read_only=True) as ledger:
+            assert ledger.statistics().attempts == attempts
         assert gateway.number == asked
-        assert again.out == first
+        assert again.out == first.out
         assert Path("task.toml").read_text(encoding="utf-8") == task
-        assert calibrate(gateway, "--sample", "400") == 0
+        assert calibrate(gateway, "--sizes", "7,40", "--sample", "400") == 0
         # the larger sample begins with the smaller one
         texts = [text for record in gateway.log.records if len(record.texts) == 1 for text in record.texts]
         assert len(texts) == len(set(texts))

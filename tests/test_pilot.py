@@ -99,6 +99,18 @@ def test_an_item_without_an_answer_in_packs_differs_and_one_without_an_answer_al
     assert pilot.standing(arms(5)[0]) == Standing(arms(5)[0], Outcome.UNCLEAR, 49, 1, 1, bound((), 49, 1, level=0.95))
 
 
+def test_items_that_cannot_be_compared_make_a_size_hopeless_sooner() -> None:
+    pilot = start(300, 5)
+    packs = arms(5)[0]
+    while (ask := pilot.next_ask()) is not None:
+        for item in range(ask.start, ask.end):
+            is_other = ask.arm == packs and item in {70, 90, 120}
+            pilot.record(ask.arm, None if ask.arm != packs and item < 60 else "b" if is_other else "a")
+    # 3 of 300 would be accepted, 3 of the 240 that are left are not
+    assert pilot.asked(packs) == 150
+    assert pilot.standing(packs).outcome is Outcome.UNCLEAR
+
+
 def test_a_model_that_often_has_no_answer_alone_ends_the_pilot_all_the_same() -> None:
     for seed in range(20):
         pilot = start()

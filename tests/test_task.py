@@ -294,9 +294,10 @@ def test_a_size_or_a_model_that_cannot_be_is_refused(tmp_path: Path, line: str) 
 
 def test_a_task_of_another_shape_is_the_same_but_for_its_fingerprint() -> None:
     task = Task(["a", "b"], instructions="i")
+    line = task.fingerprint  # which is remembered
     other = task.shaped(AnswerShape.PAIR)
     assert (other.shape, other.labels, other.instructions) == (AnswerShape.PAIR, task.labels, "i")
-    assert other.fingerprint == Task(["a", "b"], instructions="i", shape="pair").fingerprint != task.fingerprint
-    assert task.shaped(task.shape).fingerprint == task.fingerprint
+    assert other.fingerprint == Task(["a", "b"], instructions="i", shape="pair").fingerprint != line
+    assert task.shaped(task.shape).fingerprint == task.fingerprint == line
     with pytest.raises(TaskError, match="expected object for a record task"):
         Task(record={"type": "object", "properties": {"k": {}}}).shaped(AnswerShape.LINE)
