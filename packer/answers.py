@@ -30,11 +30,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from packer.items import canonical_json
-from packer.json_scan import BadObject, Found, OpenArray, find_flaw, find_values, is_margin, show
+from packer.json_scan import BadObject, Found, OpenArray, Places, Span, find_flaw, find_values, is_margin, show
 from packer.task import Task
 
 _MAX_DEFECTS = 100
@@ -62,28 +62,33 @@ class Answer:
 
     `rows` holds, by number, the task's spelling of the label, or the record's fields without the number. `defects`
     is what was wrong, the first hundred. `rejected` tells that the alignment is in doubt; `rows` is then empty.
+    `spans` says where in the text a row's answer stands, if that was asked for: its label without the quotes, or each
+    of its fields' values. What else could have been a longer answer (`spam` where `spammer` is a label too, a number)
+    has the character that ends it in its span. A number whose digits are written as escapes has none.
     """
 
     rows: Mapping[int, Any]
     defects: tuple[Defect, ...] = ()
     rejected: bool = False
+    spans: Mapping[int, tuple[Span, ...]] = field(default_factory=dict)
 
 
-def parse_answer(text: str, *, task: Task, nonce: str, count: int) -> Answer:
-    """The rows that `text` gives for the `count` items of the pack `nonce`.
+def parse_answer(text: str, *, task: Task, nonce: str, count: int, locate: bool = False) -> Answer:
+    """The rows that `text` gives for the `count` items of the pack `nonce`, and their `spans` where `locate`.
 
     Raises nothing, whatever the text. Takes linear time, but for what a record's own checks take, and those run at
     most once a number.
     """
     reader = _Reader(task, nonce, count)
+    reader.places = {} if locate else None
     try:
-        reader.read(find_values(text), text)
+        reader.read(find_values(text, reader.places), text)
     except _DefectError as doubt:
         reader.report(doubt.path, doubt.message)
         return Answer({}, tuple(reader.defects), rejected=True)
     if len(reader.rows) != count:
         reader.report("$", f"expected {count} answers, got {len(reader.rows) or 'none'}")
-    return Answer(reader.rows, tuple(reader.defects))
+    return Answer(reader.rows, tuple(reader.defects), spans=reader.spans)
 
 
 class _DefectError(Exception):
@@ -115,6 +120,9 @@ class _Reader:
     def __init__(self, task: Task, nonce: str, count: int) -> None:
         self.rows: dict[int, Any] = {}
         self.defects: list[Defect] = []
+        self.places: Places | None = None
+        self.spans: dict[int, tuple[Span, ...]] = {}
+        self._text = ""
         self._task = task
         self._nonce = nonce
         self._count = count
@@ -128,6 +136,7 @@ class _Reader:
             self.defects.append(Defect(_printable(path), _printable(message)))
 
     def read(self, values: Sequence[Found], text: str) -> None:
+        self._text = text
         named: list[_Rows] = []
         unnamed: list[_Rows] = []
         for found in values:
@@ -145,6 +154,7 @@ class _Reader:
             self._read_all([rows for rows in self._find_rows(values[-1].value) if rows.named])
             if len(self.rows) != self._count:
                 self.rows.clear()
+                self.spans.clear()
 
     def _find_rows(
         self, value: Any, path: str = "$", *, named: bool = False, hidden: bool = False, depth: int = 0
@@ -217,6 +227,43 @@ class _Reader:
             raise _DefectError(repeated, "expected each number once, got one twice and another never")
         if len(every) > 1 and 0 < len(self.rows) < self._count:
             raise _DefectError(every[-1].path, "expected one answer, got another and not every number")
+        if self.places:
+            self._locate(every, self.places)
+
+    def _locate(self, every: Sequence[_Rows], places: Places) -> None:
+        """Note where the row of each number stands: the first one, as it was the first that was heard."""
+        for rows in every:
+            for index, row in enumerate(rows.rows):
+                try:
+                    number, _, written = self._open(row)
+                except _DefectError:
+                    continue
+                if number in self.rows and number not in self.spans and type(row) is self._shape:
+                    self.spans[number] = tuple(self._find_spans(rows.rows, index, number, written, places))
+
+    def _find_spans(
+        self, every: Sequence[Any], index: int, number: int, written: Any, places: Places
+    ) -> Iterator[Span]:
+        """Where the answer in the row at `index` stands."""
+        row = every[index]
+        if self._fields is not None:
+            for key, value in written.items():
+                start, end = places[id(row), key]
+                yield start, end + (type(value) in {int, float})
+            return
+        start, end = places[
+            (id(every), index) if isinstance(row, str) else (id(row), "label" if isinstance(row, dict) else 1)
+        ]
+        start, end = start + 1, end - 1
+        if isinstance(row, str):
+            digits, _, _ = self._text[start:end].partition(" ")
+            start += len(digits) + 1
+            if not digits.isdecimal():
+                return
+        raw = self._text[start:end]
+        start += len(raw) - len(raw.lstrip())
+        end -= len(raw) - len(raw.rstrip())
+        yield start, end + (self.rows[number] in self._task.open_labels)
 
     def _compare(self, drafts: Sequence[_Rows]) -> None:
         for rows in drafts:

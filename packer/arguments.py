@@ -155,6 +155,7 @@ def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     _take_job(plan)
     shown = {"help", "input", "text", "labels", "task", "model", "base_url", "id", "encoding", "budget_usd"}
     shown |= {"max_request_usd", "price_input", "price_output", "max_items", "untrusted", "audit", "ledger"}
+    shown |= {"examples", "examples_per_label", "seed"}
     for action in plan._actions:  # noqa: SLF001  argparse has no public name for it
         if action.dest not in shown:  # taken, so that a command line of label's is one of plan's
             action.help = argparse.SUPPRESS
@@ -222,7 +223,7 @@ def _add_calibrate(commands: argparse._SubParsersAction[Parser]) -> None:
     _take_ledger(running)
     _take_verbose(running)
     left_out = {"id": None, "output": None, "raw": False, "table": False, "report": None, "max_items": None}
-    calibrate.set_defaults(**left_out, on_doubt="retry", untrusted=False, audit=None)
+    calibrate.set_defaults(**left_out, on_doubt="retry", untrusted=False, audit=None, confidence=False)
 
 
 def _add_evaluate(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -244,6 +245,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[Parser]) -> None:
     asked = _take_task(evaluate, required=False)
     _take_model(asked)
     _take_ledger(asked)
+    _take_seed(asked)
 
 
 def _take_job(label: Parser) -> None:
@@ -259,6 +261,7 @@ def _take_job(label: Parser) -> None:
     _take_id(tables)
     _take_encoding(tables)
     add("--raw", action="store_true", help="leave CSV cells that begin like a formula without a leading '")
+    add("--confidence", action="store_true", help="a column: how sure the model was, 0 to 1, where the gateway tells")
     add("--table", action="store_true", help="show a table on standard output, which is what a terminal gets anyway")
     money = label.add_argument_group("money, in US dollars")
     _take_budget(money)
@@ -279,7 +282,7 @@ def _take_job(label: Parser) -> None:
         default="retry",
         help="items of a request that may have been billed without a word: ask again, or leave (default: retry)",
     )
-    add("--seed", metavar="N", type=whole(0, 2**63 - 1), default=0, help="of the order inside packs (default: 0)")
+    _take_seed(running)
     add("--report", metavar="FILE", help="a .json file: settings, money, pace, failures; readable by you only")
     _take_verbose(running)
 
@@ -307,6 +310,11 @@ def _take_task(command: Parser, *, required: bool = True) -> argparse._ArgumentG
     which = asked.add_mutually_exclusive_group(required=required)
     which.add_argument("--labels", metavar="A,B,...", type=read_labels, help="the labels, separated by commas")
     which.add_argument("--task", metavar="FILE", help="a task file, .toml or .json: labels or a record, examples")
+    add = asked.add_argument
+    add(
+        "--examples", metavar="FILE", help="a labelled table, from which examples are drawn; its columns: COLUMN, label"
+    )
+    add("--examples-per-label", metavar="N", type=whole(1, 20), help="examples of each label (default: 2)")
     return asked
 
 
@@ -328,8 +336,20 @@ def _take_id(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--id", metavar="COLUMN", help="a column of ids; one that is given twice is refused")
 
 
+def _take_seed(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--seed",
+        metavar="N",
+        type=whole(0, 2**63 - 1),
+        default=0,
+        help="of the order inside packs, and of the examples (default: 0)",
+    )
+
+
 def _take_encoding(group: argparse._ActionsContainer) -> None:
-    group.add_argument("--encoding", default="utf-8", metavar="NAME", help="of INPUT (default: utf-8); OUT is UTF-8")
+    group.add_argument(
+        "--encoding", default="utf-8", metavar="NAME", help="of INPUT and examples (default: utf-8); OUT is UTF-8"
+    )
 
 
 def _take_budget(group: argparse._ArgumentGroup) -> None:

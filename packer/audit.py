@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from packer.intervals import Interval, lower_bound, proportion
+from packer.intervals import Interval, lower_bound, proportion, upper_bound
 
 MAX_DISAGREEMENT = 0.03
 _ERROR = 0.05  # of all looks at packs of one size together
@@ -50,6 +50,11 @@ class AuditResult:
     promise: float
     broken: bool
     by_position: tuple[Stretch, ...]
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the promise holds for sure: by the one-sided bound of 95 %."""
+        return not self.broken and upper_bound(self.asked - self.agreed, self.asked) <= self.promise
 
 
 @dataclass(slots=True)

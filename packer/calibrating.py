@@ -265,6 +265,10 @@ def _next_command(trial: Trial, found: Calibration, written: str) -> list[str]:
     pairs: list[tuple[str, str | None]] = [("--text", order.text)]
     task = written or order.task_file
     pairs.append(("--labels", ",".join(order.task.labels)) if task is None else ("--task", task))
+    if order.examples is not None:  # they are drawn by the seed
+        count, seed = trial.examples_per_label, order.seed
+        pairs += [("--examples", order.examples), ("--examples-per-label", None if count is None else str(count))]
+        pairs.append(("--seed", str(seed) if seed else None))
     if not written:
         pairs += [("--model", chosen.model), ("--max-items", str(chosen.max_items))]
     pairs += [("--base-url", order.base_url), ("--api-key-env", order.api_key_env)]

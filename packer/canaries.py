@@ -1,12 +1,12 @@
 """A canary is a text with its right label that stands in a pack among the items: an attack on the pack hits it too.
 
-What is numbered on a prompt, canaries included, becomes numbers of the pack in `Canaries.sift` and nowhere else. Behind
+What is numbered on a prompt, canaries included, becomes numbers of the pack in this file and nowhere else. Behind
 it a canary has no number, so that none can reach an item, the ledger, or a count of items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,12 +53,15 @@ class Canaries:
                 for number, canary in self.by_number.items()
                 if rows.get(number) != canary.label
             }
-        return {} if missed else dict(self._renumber(rows)), missed
+        return {} if missed else self.renumber(rows), missed
 
-    def _renumber(self, rows: Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
-        for number, answer in rows.items():
-            if number not in self.by_number:
-                yield number - sum(canary < number for canary in self.by_number), answer
+    def renumber(self, rows: Mapping[int, Any]) -> dict[int, Any]:
+        """What stands by the prompt's numbers by the pack's; what is a canary's is left out."""
+        return {
+            number - sum(canary < number for canary in self.by_number): row
+            for number, row in rows.items()
+            if number not in self.by_number
+        }
 
 
 def find_canaries(task: Task) -> dict[str, tuple[Canary, ...]]:

@@ -125,6 +125,7 @@ def _run_calibrate(options: argparse.Namespace) -> int:
         gold=options.gold,
         write_task=options.write_task,
         output=options.json,
+        examples_per_label=options.examples_per_label,
     )
     lines, code = calibrate(trial, width=_width())
     _print(line.text for line in lines)
@@ -153,7 +154,22 @@ def _run_evaluate(options: argparse.Namespace) -> int:
 def _make_task(options: argparse.Namespace) -> Task:
     from packer.task import Task, read_task  # noqa: PLC0415  pydantic and jsonschema
 
-    return read_task(options.task) if options.task is not None else Task(options.labels)
+    task = read_task(options.task) if options.task is not None else Task(options.labels)
+    if options.examples is None:
+        if options.examples_per_label is not None:
+            raise CallError("--examples-per-label: expected --examples FILE too")
+        return task
+    from packer.examples import PER_LABEL, draw_examples  # noqa: PLC0415  slow
+
+    drawn = draw_examples(
+        options.examples,
+        task,
+        text=options.text or "text",
+        encoding=options.encoding,
+        per_label=options.examples_per_label or PER_LABEL,
+        seed=getattr(options, "seed", 0),
+    )
+    return task.with_examples(drawn)
 
 
 def _make_order(options: argparse.Namespace) -> Order:
@@ -199,6 +215,8 @@ def _make_order(options: argparse.Namespace) -> Order:
         untrusted=options.untrusted,
         audit=options.audit,
         max_disagreement=options.max_disagreement,
+        confidence=options.confidence,
+        examples=options.examples,
     )
 
 

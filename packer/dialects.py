@@ -24,11 +24,15 @@ class Form(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How one request is written; `limit` is the name under which max_tokens is sent."""
+    """How one request is written; `limit` is the name under which max_tokens is sent.
+
+    `logprobs` may be asked for where a prompt wants them.
+    """
 
     form: Form
     limit: str
     temperature: bool = True
+    logprobs: bool = True
 
 
 class Dialects:
@@ -61,6 +65,8 @@ class Dialects:
             self._refused.append(name)
             if setting == "temperature":
                 self.current = replace(self.current, temperature=False)
+            elif setting == "logprobs":
+                self.current = replace(self.current, logprobs=False)
             elif setting == "response_format":
                 self.current = replace(self.current, form=max(self.current.form, smaller.form, key=self._forms.index))
             else:
@@ -70,6 +76,8 @@ class Dialects:
     def _smaller(self, setting: str, sent: Dialect, *, keep_schema: bool) -> tuple[str, Dialect | None]:
         if setting == "temperature":
             return setting, replace(sent, temperature=False) if sent.temperature else None
+        if setting == "logprobs":
+            return setting, replace(sent, logprobs=False) if sent.logprobs else None
         if setting == "response_format":
             forms = self._forms[self._forms.index(sent.form) + 1 :]
             if sent.form is Form.SCHEMA and not keep_schema:

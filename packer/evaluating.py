@@ -193,7 +193,8 @@ def _find_columns(reader: Reader, asked: Question) -> _Columns:
     status = _last_of(reader, "status", ())
     if status is None:
         raise InputError(f"{reader.name}: no column 'status'; expected a table that prompt-packer label wrote")
-    before = reader.columns[reader.columns.index(status) - 1]
+    place = reader.columns.index(status) - 1
+    before = reader.columns[place - _is_named(reader.columns[place], "confidence")]
     has_labels = _is_named(before, "label")
     answers: dict[str, tuple[str, str]] = {}
     for given in asked.gold:

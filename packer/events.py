@@ -163,10 +163,10 @@ class Statistics:
     and `in_doubt` are USD, `reserved` is set aside for what is in flight; `assumed` is the part of `settled` that
     nobody told: the worst case of answers that came without a charge. `doubt_requests` may have been billed without a
     word, and asked for `doubt_texts` texts; `unpriced` counts requests whose cost nobody knows. All of these but
-    `reserved` include earlier runs of the same job. `levels` show cost and pace as more was in flight. `balance` is the
-    last one that the gateway told. `stopped` is the reason why nothing more is sent, None while the job runs or when it
-    has finished. `canaries_asked` were sent among the items of an untrusted job, and `canary_hits` packs were rejected
-    because of them.
+    `reserved` include earlier runs of the same job, and what siblings spend counts as the runner's own does. `levels`
+    show cost and pace as more was in flight. `balance` is the last one that the gateway told. `stopped` is the reason
+    why nothing more is sent, None while the job runs or when it has finished. `canaries_asked` were sent among the
+    items of an untrusted job, and `canary_hits` packs were rejected because of them.
     """
 
     items: int

@@ -5,23 +5,27 @@ A reply's charge is what the gateway said it took. None means that it did not sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from packer.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One request's content; `schema` is the answer's JSON Schema, the same object in every prompt of a job."""
+    """One request's content; `schema` is the answer's JSON Schema, the same object in every prompt of a job.
+
+    `logprobs`: the reply's tokens are wanted too, where the gateway gives them.
+    """
 
     system: str
     user: str
     schema: Mapping[str, Any]
     max_tokens: int
+    logprobs: bool = False
 
 
 class StopReason(StrEnum):
@@ -72,12 +76,20 @@ class Buckets:
 NO_BUCKETS = Buckets()
 
 
+class Token(NamedTuple):
+    """A piece of a reply's UTF-8, and the logarithm of its probability as it was told: NaN where it was not."""
+
+    piece: bytes
+    logprob: float
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What came back for one prompt.
 
     `usage`, `charge` and `balance` (of the account, after this request) are None where the gateway did not say.
     `seconds` is the time from sending to the last byte. `garbled_charge`: a charge was told, and it is no amount.
+    `tokens` spell the text, None where they were not told.
     """
 
     text: str
@@ -88,3 +100,4 @@ class Reply:
     balance: Decimal | None = None
     garbled_charge: bool = False
     buckets: Buckets = NO_BUCKETS
+    tokens: Sequence[Token] | None = None

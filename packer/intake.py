@@ -109,7 +109,9 @@ class Intake:
     async def _register(self, slots: list[Slot]) -> None:
         fresh = self._job.board.register(slots)
         known = await self._journal.ask(lambda ledger: ledger.find(list(fresh))) if fresh else {}
-        self._job.recall(fresh, known)
+        wanted = list(known) if self._job.confidence else []
+        sure = await self._journal.ask(lambda ledger: ledger.confidences(wanted)) if wanted else {}
+        self._job.recall(fresh, known, sure)
         self._flush_at = self._loop.time() + self._linger
         self._job.wake()
 

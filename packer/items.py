@@ -48,6 +48,7 @@ class Result:
     `record` is the checked record, a dict or an instance of the task's model, None likewise. `error` says why an
     item is not labelled, and is empty where it is. `known` tells that the answer was in the ledger or was shared with
     an identical text, so that this item cost nothing.
+    `confidence` is how sure the model was, 0 to 1; None where that is unknown, or was not asked for.
     """
 
     item: Item
@@ -56,6 +57,7 @@ class Result:
     record: Any = None
     error: str = ""
     known: bool = False
+    confidence: float | None = None
 
 
 def normalise_text(text: str) -> str:

@@ -43,7 +43,8 @@ class Job:
     """One job, or one way of asking in it.
 
     `account` and `route` may be shared; where it `leads`, all of the account stop when it does. With `hold`, what is in
-    doubt is not asked again. `wake` is called when something may leave that could not before.
+    doubt is not asked again. `wake` is called when something may leave that could not before. `confidence` asks for the
+    tokens of answers.
     """
 
     account: Account
@@ -55,6 +56,7 @@ class Job:
     hold: bool
     wake: Callable[[], None]
     leads: bool = True
+    confidence: bool = False
     witnesses: list[Witness] = field(default_factory=list, init=False)
     stopped: str | None = field(default=None, init=False)
     in_flight: int = field(default=0, init=False)
@@ -72,10 +74,10 @@ class Job:
 
     # Items in
 
-    def recall(self, fresh: Mapping[str, str], known: Mapping[str, Any]) -> None:
-        """Answer from the ledger what is `known`, and queue the rest of `fresh`."""
+    def recall(self, fresh: Mapping[str, str], known: Mapping[str, Any], sure: Mapping[str, float]) -> None:
+        """Answer from the ledger what is `known`, as `sure` as it was then, and queue the rest of `fresh`."""
         for key, value in known.items():
-            self.board.answer(key, value, known=True)
+            self.board.answer(key, value, known=True, confidence=sure.get(key))
         for witness in self.witnesses:
             witness.recalled((key, fresh[key], value) for key, value in known.items())
         asked = {key: text for key, text in fresh.items() if key not in known}
@@ -213,7 +215,7 @@ class Job:
         nonce = "".join(self.rng.choices(_NONCE_LETTERS, k=4))
         canaries = self._draw_canaries(len(pack))
         user = write_user(canaries.mix(pack.texts), nonce)
-        prompt = Prompt(self.requests.system, user, self.requests.schema, max_tokens)
+        prompt = Prompt(self.requests.system, user, self.requests.schema, max_tokens, self.confidence)
         self.in_flight += 1
         self.route.in_flight += 1
         attempt = self.account.next_attempt()
@@ -248,7 +250,7 @@ class Job:
         self._book(verdict)
         keys = request.pack.keys
         for number, value in verdict.rows.items():
-            self.board.answer(keys[number - 1], value, known=False)
+            self.board.answer(keys[number - 1], value, known=False, confidence=verdict.confidences.get(number))
         for witness in self.witnesses:
             witness.answered(request.pack, verdict.rows)
         rest = request.pack.without({keys[number - 1] for number in verdict.rows})
@@ -293,6 +295,11 @@ class Job:
         self.stop(reason)
         for key in request.pack.keys:
             self.board.give_up(key, Status.PENDING, f"stopped: {reason}")
+
+    def abandon(self) -> None:
+        """Nobody reads what is in flight any more: it takes no room from others, and its reserve stays set aside."""
+        self.route.in_flight -= self.in_flight
+        self.in_flight = 0
 
     def is_waiting(self) -> bool:
         """Whether somebody waits for a result."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packer.errors import CallError, InputError
+from packer.examples import describe_examples
 from packer.headers import CHARGE_HEADER
 from packer.items import Item, Result, Status
 from packer.order import Order
@@ -62,19 +63,20 @@ def label_table(order: Order) -> int:
             reader = _open_input(order)
             undo.callback(reader.close)
         columns = reader.columns if checked is None else checked.columns
-        wanted = [*(order.fields or ["label"]), "status", "error"]
-        names = choose_names(columns, wanted)
+        names = choose_names(columns, order.columns)
         job = _Job(
             order,
             reader,
             rows=None if checked is None else checked.rows,
             output=output,
             report=report,
-            writer=make_writer(form, columns=columns, fields=order.fields, names=names, raw=order.raw),
+            writer=make_writer(
+                form, columns=columns, fields=order.fields, names=names, raw=order.raw, confidence=order.confidence
+            ),
             fixed=form is Format.CSV,
             shows_table=shows_table,
             names=names,
-            renamed=[pair for pair in zip(wanted, names, strict=True) if pair[0] != pair[1]],
+            renamed=[pair for pair in zip(order.columns, names, strict=True) if pair[0] != pair[1]],
         )
         signals.job = job
         return asyncio.run(job.run())
@@ -113,6 +115,7 @@ class _Job:
         self._stdout = OutputStream(1)
         self._read: deque[Row] = deque()  # rows whose results are still to come
         self._reasons: Counter[str] = Counter()
+        self._unsure = 0  # labelled items whose confidence is wanted and unknown
         self._notice = ""
         self._broken = ""
         self._nobody_reads = False
@@ -160,6 +163,7 @@ class _Job:
                 untrusted=order.untrusted,
                 audit=order.audit,
                 max_disagreement=order.max_disagreement,
+                confidence=order.confidence,
                 on_event=display.event,
             )
             async with runner:
@@ -167,6 +171,8 @@ class _Job:
                 earlier = runner.statistics()
                 if self._notice:
                     display.line(f"model local: {self._notice}", "yellow")
+                if order.examples is not None:
+                    display.line(f"{describe_examples(order.task)}, in every request")
                 ticker = asyncio.create_task(self._tick(display, runner))
                 try:
                     await self._carry(runner)
@@ -214,6 +220,7 @@ class _Job:
                 if result.status is Status.FAILED:
                     known = result.error in self._reasons or len(self._reasons) < _REASONS_KEPT
                     self._reasons[result.error if known else "another reason"] += 1
+                self._unsure += result.status is Status.LABELLED and result.confidence is None
                 if not self._broken and not self._nobody_reads:
                     await self._put_row(row, result)
         except InputError as error:  # of input that could not be checked before, or that changed since
@@ -333,6 +340,7 @@ class _Job:
             renamed=self._renamed,
             guarded=self._writer.guarded,
             stopped=stopped,
+            unsure=self._unsure if order.confidence else 0,
             on_screen=self._output is None,
             audit=self._audit,
         )
@@ -349,6 +357,7 @@ def _refuse_overwriting(order: Order) -> None:
     if order.table and order.output == "-":
         raise CallError("--table: the rows go to standard output already (--output -); expected one of the two")
     read = {"input": order.input, "task file": order.task_file, "key file": order.api_key_file}
+    read["examples"] = order.examples
     for path, name in ((order.output or "-", "output"), (order.report, "report")):
         written = None if path is None else _identity(path, 1)
         for what, source in read.items():

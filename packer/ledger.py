@@ -20,10 +20,11 @@ from typing import Any, Self
 from packer.errors import LedgerDamaged, LedgerError
 from packer.items import canonical_json
 from packer.ledger_check import find_problems
-from packer.ledger_file import SCHEMA_VERSION, LedgerFile, Row, checksum
+from packer.ledger_file import LedgerFile, Row, checksum
 from packer.ledger_rows import (
     ANSWER_COLUMNS,
     ATTEMPT_COLUMNS,
+    CONFIDENCE_COLUMNS,
     FIRST_ID,
     JOB_COLUMNS,
     Attempt,
@@ -160,14 +161,14 @@ class Ledger:
 
     def find(self, keys: Sequence[str]) -> dict[str, Any]:
         """The answers that are known, by their key: a label or a record's fields each."""
-        return {row[0]: json.loads(row[1]) for row in self._answers(keys)}
+        return {row[0]: json.loads(row[1]) for row in self._rows_of(keys, "answers", ANSWER_COLUMNS)}
 
     def find_places(self, keys: Sequence[str]) -> dict[str, Place]:
         """The answers that are known, by their key, each with its place in the pack that gave it.
 
         Takes memory for the packs of all `keys`: ask for some hundreds at a time.
         """
-        rows = self._answers(keys)
+        rows = self._rows_of(keys, "answers", ANSWER_COLUMNS)
         packs: dict[int, list[str]] = {}
         ordered = sorted({row[2] for row in rows})
         for start in range(0, len(ordered), _FIND_KEYS):
@@ -183,6 +184,12 @@ class Ledger:
                 raise LedgerDamaged(self._file.name, f"damaged: answer {key} is of no pack of attempt {attempt}")
             places[key] = Place(json.loads(value), pack.index(key) + 1, len(pack))
         return places
+
+    def confidences(self, keys: Sequence[str]) -> dict[str, float]:
+        """How sure the model was of the answers to `keys`, by their key, where that is known."""
+        if self._file.version < 2:
+            return {}
+        return {row[0]: row[1] for row in self._rows_of(keys, "confidences", CONFIDENCE_COLUMNS)}
 
     def doubtful_keys(self) -> frozenset[str]:
         """The keys of attempts in doubt that have no answer yet, of all jobs."""
@@ -207,7 +214,7 @@ class Ledger:
         spending = self._spending([row[:5] for row in rows], doubt_texts)
         counts = {AttemptState(row[0]): row[1] for row in rows}
         return LedgerStatistics(
-            schema_version=SCHEMA_VERSION,
+            schema_version=self._file.version,
             file_bytes=self._file.size(),
             jobs=self._file.read("SELECT count(*) FROM jobs")[0][0],
             answers=self._file.read("SELECT count(*) FROM answers")[0][0],
@@ -255,14 +262,14 @@ class Ledger:
         """Give the ledger up. Safe to call twice."""
         self._file.close()
 
-    def _answers(self, keys: Sequence[str]) -> list[Row]:
+    def _rows_of(self, keys: Sequence[str], table: str, columns: str) -> list[Row]:
         found: list[Row] = []
         # in the order of the tree, so that neighbours are read from one page
         ordered = sorted(set(keys))
         for start in range(0, len(ordered), _FIND_KEYS):
             part = ordered[start : start + _FIND_KEYS]
-            sql = f"SELECT {ANSWER_COLUMNS} FROM answers WHERE key IN ({_marks(part)})"  # noqa: S608  question marks
-            found += (self._sound([row], f"answer {row[0]}") for row in self._file.read(sql, part))
+            sql = f"SELECT {columns} FROM {table} WHERE key IN ({_marks(part)})"  # noqa: S608  our own names
+            found += (self._sound([row], f"{table[:-1]} {row[0]}") for row in self._file.read(sql, part))
         return found
 
     def _doubt_what_is_open(self) -> None:
@@ -292,6 +299,13 @@ class Ledger:
         db.executemany(
             "INSERT INTO answers VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
             ((*answer, checksum(answer)) for answer in answers),
+        )
+        # of this attempt's answers only: where an earlier one stands, how sure it was stands too
+        sure = ((key, value, attempt) for key, value in closing.confidences.items())
+        db.executemany(
+            "INSERT INTO confidences SELECT ?1, ?2, ?3, ?4"
+            " WHERE EXISTS (SELECT 1 FROM answers WHERE key = ?1 AND attempt = ?3) ON CONFLICT (key) DO NOTHING",
+            ((*row, checksum(row)) for row in sure),
         )
 
     def _spending(self, rows: Sequence[Row], doubt_texts: int) -> Spending:

@@ -15,7 +15,14 @@ from typing import Any
 from packer.errors import LedgerDamaged
 from packer.exchange import ChargeSource
 from packer.ledger_file import LedgerFile, Row, checksum
-from packer.ledger_rows import ANSWER_COLUMNS, ATTEMPT_COLUMNS, FIRST_ID, JOB_COLUMNS, AttemptState
+from packer.ledger_rows import (
+    ANSWER_COLUMNS,
+    ATTEMPT_COLUMNS,
+    CONFIDENCE_COLUMNS,
+    FIRST_ID,
+    JOB_COLUMNS,
+    AttemptState,
+)
 
 _MOST_PROBLEMS = 100
 _STATES = frozenset(state.value for state in AttemptState)
@@ -34,7 +41,7 @@ def find_problems(file: LedgerFile) -> list[str]:
 
 
 def _problems(file: LedgerFile) -> Iterator[str]:
-    for search in (_page_problems, _job_problems, _attempt_problems, _answer_problems):
+    for search in (_page_problems, _job_problems, _attempt_problems, _answer_problems, _confidence_problems):
         found = search(file)
         while True:
             # one broken table leaves the others to be looked at
@@ -111,6 +118,20 @@ def _answer_problems(file: LedgerFile) -> Iterator[str]:
             yield f"answer {key}: its attempt {attempt} is still open"
         elif json.dumps(str(key)) not in str(keys):
             yield f"answer {key}: its attempt {attempt} did not ask for it"
+
+
+def _confidence_problems(file: LedgerFile) -> Iterator[str]:
+    if file.version < 2:
+        return
+    of = "(SELECT attempt FROM answers WHERE answers.key = confidences.key)"
+    sql = f"SELECT {CONFIDENCE_COLUMNS}, {of} FROM confidences WHERE key > ? ORDER BY key LIMIT ?"  # noqa: S608  constants
+    for row in file.pages(sql, ""):
+        key, value, attempt, _, answered_by = row
+        yield from _rot(f"confidence {key}", row[:-1])
+        if not isinstance(value, float) or not 0 <= value <= 1:
+            yield f"confidence {key}: it is {value!r}"
+        if answered_by != attempt:
+            yield f"confidence {key}: its attempt {attempt} did not give the answer"
 
 
 def _rot(what: str, row: Row) -> Iterator[str]:

@@ -13,7 +13,7 @@ import contextlib
 import os
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote
@@ -31,7 +31,7 @@ from packer.errors import (
 from packer.ledger_lock import check_path, create_private, drop_ballast, file_size, identity, make_ballast, take_lock
 
 APPLICATION_ID = 0x70706B72  # "ppkr"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # How long another program may keep us waiting: at the start, and with an answer in hand that was paid for
 OPENING_SECONDS = 5.0
 WRITING_SECONDS = 60.0
@@ -76,7 +76,15 @@ SCHEMA = {
   at INTEGER NOT NULL,
   checksum INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID""",
+    "confidences": """CREATE TABLE confidences (
+  key TEXT PRIMARY KEY NOT NULL,
+  value REAL NOT NULL CHECK (value BETWEEN 0 AND 1),
+  attempt INTEGER NOT NULL,
+  checksum INTEGER NOT NULL
+) STRICT, WITHOUT ROWID""",
 }
+# Tables that came after format 1: an older ledger gets them when it is opened for writing, and does without for reading
+_ADDED = {"confidences": 2}
 
 # STRICT needs SQLite 3.37; Debian 12 and every python.org build have it.
 _SETTINGS = (
@@ -108,7 +116,8 @@ def checksum(columns: Sequence[Any]) -> int:
 class LedgerFile:
     """An open ledger: its connection, its lock and its ballast.
 
-    `path` None is a database in memory, with neither lock nor ballast. Raises the `LedgerError` of what is wrong.
+    `path` None is a database in memory, with neither lock nor ballast. `version` is the format of its tables: that of
+    this code, or an older one where it is only read. Raises the `LedgerError` of what is wrong.
     """
 
     def __init__(self, path: Path | str | None, *, read_only: bool) -> None:
@@ -116,6 +125,7 @@ class LedgerFile:
         self._path = None if path is None else Path(path).absolute()
         self.name = "in memory" if path is None else str(self._path)
         self.read_only = read_only
+        self.version = SCHEMA_VERSION
         self._fatal: str | None = None
         self._full: str | None = None
         with contextlib.ExitStack() as undo:
@@ -241,9 +251,11 @@ class LedgerFile:
                 " upgrade it, or name another file",
             )
         tables: dict[str, str] = dict(self.read("SELECT name, sql FROM sqlite_schema WHERE type = 'table'"))
-        if version != SCHEMA_VERSION or any(tables.get(name) != sql for name, sql in SCHEMA.items()):
-            raise LedgerDamaged(self.name, f"damaged: its tables are not those of format {SCHEMA_VERSION}")
+        expected = {name: sql for name, sql in SCHEMA.items() if _ADDED.get(name, 1) <= version}
+        if version < 1 or any(tables.get(name) != expected.get(name) for name in SCHEMA):
+            raise LedgerDamaged(self.name, f"damaged: its tables are not those of format {version}")
         if self.read_only:
+            self.version = version
             return
         for setting in _SETTINGS:
             self.read(setting)
@@ -254,7 +266,7 @@ class LedgerFile:
         if self._path is not None and mode != "wal":
             raise LedgerError(self.name, "its file system cannot hold a write-ahead log; use a local disk")
         # SQLite opens a file that it may not write for reading, and says so at the first row only: better now than then
-        self._transaction(lambda db: db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}"))
+        self._transaction(lambda db: _bring_up(db, [sql for name, sql in SCHEMA.items() if name not in expected]))
         self.read(f"PRAGMA busy_timeout = {int(1000 * WRITING_SECONDS)}")
 
     def _set_up(self) -> None:
@@ -266,9 +278,7 @@ class LedgerFile:
         def work(db: sqlite3.Connection) -> None:
             # in one transaction: a file with our number has our tables, and one that was cut short is empty
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            for statement in SCHEMA.values():
-                db.execute(statement)
+            _bring_up(db, SCHEMA.values())
 
         self.read("PRAGMA synchronous = FULL")
         self._transaction(work)
@@ -337,6 +347,12 @@ class LedgerFile:
                 return LedgerError(self.name, f"a row contradicts those that are there: {error}")
             case _:
                 return LedgerError(self.name, f"SQLite refuses: {error} ({error.sqlite_errorname})")
+
+
+def _bring_up(db: sqlite3.Connection, missing: Iterable[str]) -> None:
+    for statement in missing:
+        db.execute(statement)
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _damaged(finding: str) -> str:

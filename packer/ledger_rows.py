@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -28,6 +28,7 @@ ATTEMPT_COLUMNS = (
     " output_tokens, seconds, outcome, closed, checksum"
 )
 ANSWER_COLUMNS = "key, value, attempt, at, checksum"
+CONFIDENCE_COLUMNS = "key, value, attempt, checksum"
 FIRST_ID = -(2**63)
 
 # Of an attempt's columns, those that are written when it opens and never change
@@ -65,7 +66,8 @@ class Closed:
 
     `state` is any but OPEN. `charge` and `usage` are None where they are unknown. A charge that cannot be (negative,
     not finite, above a million dollars) is unknown too, and so is a token count: neither costs an answer. `answers`
-    maps keys of this attempt to JSON values, a label or a record's fields.
+    maps keys of this attempt to JSON values, a label or a record's fields; `confidences` maps some of them to how sure
+    the model was, 0 to 1.
     """
 
     attempt: int
@@ -75,6 +77,7 @@ class Closed:
     usage: Usage | None
     seconds: float
     answers: Mapping[str, Any]
+    confidences: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +151,16 @@ class Closing:
         charge = closed.charge if closed.charge is not None and is_amount(closed.charge.usd) else None
         if closed.state is AttemptState.FREED and charge is not None and charge.usd:
             raise ValueError(f"attempt {closed.attempt} cannot be freed and cost {charge.usd} USD")
+        if not all(0 <= confidence <= 1 for confidence in closed.confidences.values()):
+            raise ValueError(f"attempt {closed.attempt}: expected confidences from 0 to 1, got {closed.confidences}")
+        if not closed.confidences.keys() <= closed.answers.keys():
+            raise ValueError(f"attempt {closed.attempt} is sure of answers that it does not give")
         usage = closed.usage
         counts = () if usage is None else (usage.input_tokens, usage.cached_input_tokens, usage.output_tokens)
         self.attempt = closed.attempt
         self.at = now
         self.answers = {key: canonical_json(value) for key, value in closed.answers.items()}
+        self.confidences = {key: float(confidence) for key, confidence in closed.confidences.items()}
         self.columns: Row = (
             closed.state.value,
             None if charge is None else to_nano(charge.usd),

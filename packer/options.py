@@ -37,6 +37,7 @@ class RunnerOptions(TypedDict, total=False):
     untrusted: bool
     audit: float | None
     max_disagreement: float
+    confidence: bool
 
 
 def read_usd(name: str, given: Decimal | float | str) -> Decimal:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Order:
     """What the command was asked to do; names and None as in `Runner`, `connect` and `Reader`.
 
-    `task_file` is where the task was read, None where it was given otherwise.
+    `task_file` is where the task was read, None where it was given otherwise; `examples` is the table from which those
+    were drawn that the task has besides its own.
     `output` None means standard output: a table for a person where that is a terminal, else data. `table` asks for the
     table wherever it goes.
     """
@@ -51,12 +52,19 @@ class Order:
     untrusted: bool = False
     audit: float | None = None
     max_disagreement: float = MAX_DISAGREEMENT
+    confidence: bool = False
+    examples: str | None = None
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The record's fields; empty for a task with labels."""
         schema = self.task.record_schema
         return () if schema is None else tuple(schema["properties"])
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the output adds, before a name is taken."""
+        return (*(self.fields or ("label",)), *(("confidence",) if self.confidence else ()), "status", "error")
 
     def settings(self, price: Price | None) -> Settings:
         """What a report says of it; `price` is the one that was reckoned with."""

@@ -1,8 +1,8 @@
 """Output rows are the input's rows, in the input's order, as they were, with what was found behind them.
 
-What is added is the label (or the record's fields), `status` and `error`. A column of the input is never replaced: a
-file that is labelled often carries a `label` already, the gold one, and that is what nobody can buy again. So where a
-name is taken, ours gets the next free one: `label_2`.
+What is added is the label (or the record's fields), the confidence where it is wanted, `status` and `error`. A column
+of the input is never replaced: a file that is labelled often carries a `label` already, the gold one, and that is what
+nobody can buy again. So where a name is taken, ours gets the next free one: `label_2`.
 
 One exception to "as they were": a CSV cell that a spreadsheet would run as a formula gets a leading apostrophe, unless
 `raw` is asked for. It holds for the input's cells too, since texts of strangers are the danger, but not for plain
@@ -61,20 +61,26 @@ class RowWriter(Protocol):
 
 
 def make_writer(
-    form: Format, *, columns: Sequence[str], fields: Sequence[str], names: Sequence[str], raw: bool
+    form: Format,
+    *,
+    columns: Sequence[str],
+    fields: Sequence[str],
+    names: Sequence[str],
+    raw: bool,
+    confidence: bool = False,
 ) -> RowWriter:
     """A writer of rows in `form`.
 
     `columns` are the input's; `fields` are the record's, or empty for a label; `names` are those of all that is added
-    (from `choose_names`), status and error last; `raw` leaves CSV cells as they are. Raises `CallError` for columns
-    that cannot be keys.
+    (from `choose_names`), the confidence (where `confidence`), status and error last; `raw` leaves CSV cells as they
+    are. Raises `CallError` for columns that cannot be keys.
     """
     if form is Format.CSV:
-        return _CsvWriter(columns, fields, names, raw=raw)
+        return _CsvWriter(columns, fields, names, raw=raw, confidence=confidence)
     if len(set(columns)) < len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
         raise CallError(f"two columns are named {twice!r}; the keys of a JSON object are unique, CSV output takes both")
-    return _JsonWriter(columns, fields, names)
+    return _JsonWriter(columns, fields, names, confidence=confidence)
 
 
 def answers(result: Result, fields: Sequence[str]) -> list[Any]:
@@ -89,6 +95,14 @@ def answers(result: Result, fields: Sequence[str]) -> list[Any]:
     return [record.get(name) for name in fields]
 
 
+def _found(result: Result, fields: Sequence[str], *, confidence: bool) -> list[Any]:
+    """The values of all columns that are added."""
+    found = answers(result, fields)
+    if confidence:
+        found.append(None if result.confidence is None else round(result.confidence, 6))
+    return [*found, result.status.value, result.error]
+
+
 def unguard(cell: str) -> str:
     """A CSV cell of an output without the apostrophe that keeps a formula from running."""
     return cell[1:] if cell[:1] == "'" and cell[1:2] in _FORMULA_STARTS else cell
@@ -100,12 +114,15 @@ def encode_line(line: str) -> bytes:
 
 
 class _CsvWriter:
-    def __init__(self, columns: Sequence[str], fields: Sequence[str], names: Sequence[str], *, raw: bool) -> None:
+    def __init__(
+        self, columns: Sequence[str], fields: Sequence[str], names: Sequence[str], *, raw: bool, confidence: bool
+    ) -> None:
         self.guarded = 0
         self._columns = columns
         self._fields = fields
         self._names = names
         self._raw = raw
+        self._confidence = confidence
         # The terminator is CRLF inside and LF outside: Python before 3.13 quotes a cell for its CR only where the
         # terminator holds one, and a bare CR makes a row that no reader takes.
         writer = csv.writer(_Echo(), lineterminator="\r\n")
@@ -117,9 +134,7 @@ class _CsvWriter:
     def row(self, row: Row, result: Result) -> str:
         values = row.values
         cells = [_cell(values.get(name)) for name in self._columns] if isinstance(values, dict) else list(values)
-        cells.extend(map(_cell, answers(result, self._fields)))
-        cells.append(result.status.value)
-        cells.append(result.error)
+        cells.extend(map(_cell, _found(result, self._fields, confidence=self._confidence)))
         return self._line(cells)
 
     def _line(self, cells: list[str]) -> str:
@@ -141,18 +156,21 @@ class _Echo:
 
 
 class _JsonWriter:
-    def __init__(self, columns: Sequence[str], fields: Sequence[str], names: Sequence[str]) -> None:
+    def __init__(
+        self, columns: Sequence[str], fields: Sequence[str], names: Sequence[str], *, confidence: bool
+    ) -> None:
         self.guarded = 0
         self._columns = columns
         self._fields = fields
         self._names = names
+        self._confidence = confidence
         self._dump = json.JSONEncoder(ensure_ascii=False).encode
 
     def header(self) -> str:
         return ""
 
     def row(self, row: Row, result: Result) -> str:
-        found = [*answers(result, self._fields), result.status.value, result.error]
+        found = _found(result, self._fields, confidence=self._confidence)
         added = dict(zip(self._names, found, strict=True))
         if not row.raw:
             return self._dump(dict(zip(self._columns, row.values, strict=True)) | added) + "\n"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from packer.canaries import find_canaries
 from packer.errors import CallError
+from packer.examples import describe_examples
 from packer.planning import Load, Plan, plan_job
 from packer.pricing import Quote, find_near, find_quote, refuse_unpriced
 from packer.requests import Requests, make_keys, name_job
@@ -93,6 +94,8 @@ def _facts(
     yield "items", count_items(plan), ""
     if plan.known:
         yield "known", f"{count_of(plan.known, 'text')} answered in {order.ledger} already, at no cost now", ""
+    if order.examples is not None:
+        yield "examples", f"{describe_examples(order.task)}, in every request", ""
     yield from describe_requests(plan, order.limits.max_items)
     if plan.asked:
         yield from _write_cost(order, plan, price, source)

@@ -87,7 +87,7 @@ _UNKNOWN_MODEL = re.compile(
 _REFUSES = re.compile(
     r"support|unknown|unrecogni[sz]ed|unexpected|extra|permitted|allowed|forbidden|invalid|deprecated|unavailable"
     r"|must|cannot|can't|not available|removed|disabled|enabled only|only the default|failed|no endpoints"
-    r"|too many states|too complex|requires"
+    r"|too many states|too complex|requires|not enabled"
 )
 # the type of every 400 of OpenAI's says "invalid", whatever it is about
 _BY_HABIT = re.compile(r"invalid[_ ](request|argument)\w*|bad_?request\w*")
@@ -98,6 +98,7 @@ _SETTINGS = {
     ),
     "temperature": re.compile(r"\btemperature\b"),
 }
+_LOGPROBS = re.compile(r"log_?prob|log[ -]probabilit")
 # A reply that failed the schema is an answer that failed, not a refused setting (Groq)
 _NO_SETTING = re.compile(r"json_validate_failed|failed to generate json|does not match the expected schema")
 _TITLE = re.compile(r"<title>([^<]{1,200})</title>", re.IGNORECASE)
@@ -181,15 +182,19 @@ def classify(refusal: Refusal) -> Failure:
             return Failure.BAD_REQUEST
 
 
-def refused_setting(refusal: Refusal, *, limit: str) -> str | None:
+def refused_setting(refusal: Refusal, *, limit: str, logprobs: bool = False) -> str | None:
     """The optional setting that is refused: `response_format`, `temperature` or `limit`, the name of the token limit.
 
-    None where none is: the request itself is at fault, or the gateway.
+    Where `logprobs` were asked for, they may be it, and go before a setting on which answers depend. None where none
+    is: the request itself is at fault, or the gateway.
     """
     words = refusal.words
-    if refusal.status not in {400, 404, 415, 422, 500, 501} or _TOO_LONG.search(words) or _NO_SETTING.search(words):
+    is_of_logprobs = logprobs and _LOGPROBS.search(words) is not None
+    # OpenAI's reasoning models: 403, "You are not allowed to request logprobs from this model"
+    statuses = {400, 404, 415, 422, 500, 501} | ({403} if is_of_logprobs else set())
+    if refusal.status not in statuses or _TOO_LONG.search(words) or _NO_SETTING.search(words):
         return None
-    named = {**_SETTINGS, limit: re.compile(rf"\b{re.escape(limit)}\b")}
+    named = ({"logprobs": _LOGPROBS} if logprobs else {}) | {**_SETTINGS, limit: re.compile(rf"\b{re.escape(limit)}\b")}
     for setting, pattern in named.items():
         if any(pattern.search(code) for code in refusal.codes):
             return setting

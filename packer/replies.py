@@ -6,11 +6,12 @@ takes parsed JSON of any shape and gives None for what is no reply in its format
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from packer.exchange import StopReason
+from packer.exchange import StopReason, Token
 from packer.usage import Usage
 
 _STOPS = {"stop", "end_turn", "stop_sequence", "eos", "eos_token"}
@@ -28,16 +29,22 @@ _FILTERS = {
 }
 # More than any model takes in: a larger number is an error or an attack on the books
 _MOST_TOKENS = 100_000_000
+# What stands for a token that was not among the likely ones; a whole number below it is none
+_LEAST_LOGPROB = -9_999
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A reply's text, why it ended, and what it says it took; `cost` is `usage.cost` as it came."""
+    """A reply's text, why it ended, and what it says it took; `cost` is `usage.cost` as it came.
+
+    `tokens` are the text's with their log-probabilities, None where there are none.
+    """
 
     text: str
     stop_reason: StopReason
     usage: Usage | None
     cost: Any = None
+    tokens: Sequence[Token] | None = None
 
 
 def read_error(body: Any) -> Any:
@@ -75,7 +82,7 @@ def read_completion(body: Any) -> Reading | None:
     if isinstance(message.get("refusal"), str) and message["refusal"]:
         text, stop = "", StopReason.CONTENT_FILTER
     tokens = _usage(text, usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
-    return Reading(text, stop, tokens, read_cost(body))
+    return Reading(text, stop, tokens, read_cost(body), _tokens(choice.get("logprobs")))
 
 
 def read_message(body: Any) -> Reading | None:
@@ -128,6 +135,34 @@ def _text(content: Any) -> str:
         if part.get("type", "text") in {"text", "output_text"} and not part.get("thought")
     ]
     return "".join(text for text in texts if isinstance(text, str))
+
+
+def _tokens(logprobs: Any) -> list[Token] | None:
+    """The tokens of a chat completion; None where one of them cannot be spelled, since it would move all the others."""
+    content = _dict(logprobs).get("content")
+    if not isinstance(content, list):
+        return None
+    tokens = []
+    for entry in content:
+        told = _dict(entry)
+        token = told.get("token")
+        piece: Any = told.get("bytes")
+        try:
+            # `bytes` tells what a part of a character is; whoever has none gives null, or nothing
+            if piece is None and isinstance(token, str):
+                spelled = token.encode("utf-8", "surrogatepass")
+            else:
+                spelled = bytes(iter(piece))
+        except (TypeError, ValueError):
+            return None
+        tokens.append(Token(spelled, _logprob(told.get("logprob"))))
+    return tokens
+
+
+def _logprob(value: Any) -> float:
+    if type(value) is int and _LEAST_LOGPROB <= value <= 0:
+        return float(value)
+    return value if type(value) is float else math.nan
 
 
 def _usage(text: str, inputs: Any, outputs: Any, cached: Any) -> Usage | None:

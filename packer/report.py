@@ -40,6 +40,8 @@ class Settings:
     untrusted: bool
     audit: float | None
     max_disagreement: float
+    confidence: bool
+    examples: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ class Runner:
     `limits` are given, and two of the task's canaries in each; `docs/untrusted.md` says what that detects and what not.
     `audit` is the share of packed items that are asked again, each alone; where more than `max_disagreement` of them
     get another answer, packs become smaller; `docs/quality.md` says how that is decided. None asks nothing again.
+    `confidence` asks the gateway for log-probabilities, so that results tell how sure the model was.
 
     Raises `CallError` for what is wrong with the call and `LedgerError`, both on entering.
     """
@@ -88,6 +89,7 @@ class Runner:
         untrusted: bool = False,
         audit: float | None = None,
         max_disagreement: float = MAX_DISAGREEMENT,
+        confidence: bool = False,
     ) -> None:
         self.task = task
         self.model = model
@@ -102,6 +104,7 @@ class Runner:
         self._on_doubt = on_doubt
         self._seed = seed
         self._linger = linger
+        self._confidence = confidence
         self._audit = None if audit is None else self._make_audit(audit, max_disagreement)
         self._auditor: Auditor | None = None
         self._teller = Teller(on_event, self._listener_failed)
@@ -164,6 +167,7 @@ class Runner:
             seed=self._seed if seed is None else seed,
             linger=self._linger,
             untrusted=self._untrusted,
+            confidence=self._confidence,
         )
         if self._address is None:
             sibling._address = None
@@ -293,6 +297,7 @@ class Runner:
             hold=self._desk.hold,
             wake=self._wake.set,
             leads=self._leads,
+            confidence=self._confidence,
         )
 
     def _join(self, account: Account, job: Job) -> None:
@@ -333,6 +338,8 @@ class Runner:
         try:
             # a request that is abandoned here stays open in the ledger: the next run finds it in doubt
             await self._crew.cancel()
+            self._job.abandon()
+            self._account.wake()
             if self._timer is not None:
                 self._timer.cancel()
             self._tell_changes()

@@ -98,7 +98,7 @@ class Board:
             self.drop(key)
         return unwanted
 
-    def answer(self, key: str, value: Any, *, known: bool) -> None:
+    def answer(self, key: str, value: Any, *, known: bool, confidence: float | None = None) -> None:
         """End all who wait for `key` with its answer; `known` where it cost nothing now."""
         try:
             label, record = self.task.load(value)
@@ -106,7 +106,7 @@ class Board:
             self.fail(key, "the ledger's record for this text no longer passes the task's model")
             return
         for slot in self._waiting.pop(key):
-            self._end(slot, Status.LABELLED, label=label, record=record, known=known)
+            self._end(slot, Status.LABELLED, label=label, record=record, known=known, confidence=confidence)
             known = True  # the copies of a text cost nothing
 
     def fail(self, key: str, reason: str) -> None:
@@ -130,7 +130,8 @@ class Board:
         record: Any = None,
         error: str = "",
         known: bool = False,
+        confidence: float | None = None,
     ) -> None:
         self.counts[status] += 1
         self.known += known
-        slot.end(Result(slot.item, status, label, record, error, known))
+        slot.end(Result(slot.item, status, label, record, error, known, confidence))

@@ -129,7 +129,8 @@ class Ending:
     where the input was not read to its end; `output` is None where the rows went to the screen or to a pipe;
     `renamed` are columns that got another name; `guarded` counts CSV cells with an apostrophe before a formula;
     `stopped` is why the job ended before its end, empty where it did not; `on_screen` tells that the rows went nowhere
-    but to the screen; `audit` is what came of one.
+    but to the screen; `audit` is what came of one; `unsure` counts labelled items whose confidence was asked for and is
+    not known.
     """
 
     earlier: Statistics
@@ -144,6 +145,7 @@ class Ending:
     stopped: str = ""
     on_screen: bool = False
     audit: AuditResult | None = None
+    unsure: int = 0
 
 
 def write_summary(ending: Ending, *, width: int) -> list[Line]:
@@ -192,6 +194,9 @@ def _facts(ending: Ending) -> Iterator[tuple[str, str, str]]:
         yield "refused", f"the gateway does not take {', '.join(now.refused_settings)}; it was left out", ""
     for given, chosen in ending.renamed:
         yield "column", f"the input has a column {given!r} already; the new one is {chosen!r}", ""
+    if ending.unsure:
+        why = "the gateway told none, or they were labelled by a run that did not ask"
+        yield "column", f"confidence is empty for {count_of(ending.unsure, 'labelled item')}: {why}", "yellow"
     if ending.guarded:
         cells = f"{count_of(ending.guarded, 'cell')} got a leading ' so that no spreadsheet runs them; see --raw"
         yield "cells", cells, ""
@@ -269,7 +274,7 @@ def _write_audit(audit: AuditResult, size: int) -> str:
     changed = f"packing changes {100 * share.low:.1f} to {100 * share.high:.1f} % of the answers (95 % sure)"
     if audit.broken:
         verdict = f"over the promised {promise}, so packs became smaller; --max-items {size} begins there"
-    elif share.high <= audit.promise:
+    elif audit.is_kept:
         verdict = f"the promised {promise} at most is kept"
     else:
         verdict = f"to be sure of {promise} at most, more would have to be asked"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import tomllib
 import unicodedata
@@ -202,9 +203,30 @@ class Task:
         assert self._record is not None, "a task with labels has no record to check"
         return self._record.check(fields)
 
+    def with_examples(self, examples: Iterable[Example]) -> Task:
+        """The same task with more examples, behind its own. Raises `TaskError`."""
+        asked: Any = self.record_model or self.record_schema
+        return Task(
+            None if asked else self.labels,
+            record=asked,
+            instructions=self.instructions,
+            examples=[*self.examples, *examples],
+            shape=self.shape,
+            price=self.price,
+            canaries=self.canaries,
+            max_items=self.max_items,
+            model=self.model,
+        )
+
     def load(self, value: Any) -> tuple[str | None, Any]:
         """A stored answer as (label, record), one of the two None; a record as an instance of the task's model."""
         return (value, None) if self._record is None else (None, self._record.load(value))
+
+    @cached_property
+    def open_labels(self) -> frozenset[str]:
+        """The labels with which another one begins: only what follows them tells that they are whole."""
+        pairs = itertools.pairwise(sorted(self._by_folded))
+        return frozenset(self._by_folded[one] for one, other in pairs if other.startswith(one))
 
     @cached_property
     def fingerprint(self) -> str:

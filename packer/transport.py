@@ -167,11 +167,12 @@ class HttpTransport(ABC):
         balance = read_balance(call.headers)
         buckets = read_buckets(call.headers, now=time.time())
         text = mask_secret(reading.text, self._secret)
-        return Reply(text, reading.stop_reason, seconds, reading.usage, charge, balance, garbled, buckets)
+        tokens = reading.tokens if prompt.logprobs else None
+        return Reply(text, reading.stop_reason, seconds, reading.usage, charge, balance, garbled, buckets, tokens)
 
     def _refused(self, call: Call, prompt: Prompt, dialect: Dialect, refusal: Refusal, *, told: Any) -> TransportError:
         wait = read_retry_after({**refusal.hints, **call.headers}, now=time.time())
-        setting = refused_setting(refusal, limit=dialect.limit)
+        setting = refused_setting(refusal, limit=dialect.limit, logprobs=prompt.logprobs and dialect.logprobs)
         if setting is not None:
             keep = is_inside_schema(refusal) and without_patterns(prompt.schema) != prompt.schema
             name = self._dialects.refuse(setting, dialect, keep_schema=keep)
@@ -262,6 +263,8 @@ class GatewayTransport(HttpTransport):
         }
         if dialect.temperature:
             body["temperature"] = 0
+        if prompt.logprobs and dialect.logprobs:
+            body["logprobs"] = True
         if dialect.form in {Form.SCHEMA, Form.PLAIN_SCHEMA}:
             schema = {"name": "answer", "strict": True, "schema": self._schema(prompt, dialect)}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}

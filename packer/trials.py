@@ -34,6 +34,7 @@ class Trial:
     `order` says what is asked of whom; the size of its packs is not used. `models` are asked besides the order's;
     `promise` is the share of answers that packs may change. `gold` names the column of right labels. `write_task` is a
     new task file for what is found, None where that of the order gets it. `output` is for the figures as JSON.
+    `examples_per_label` is what the order's examples were drawn with, None for the default.
     """
 
     order: Order
@@ -45,6 +46,7 @@ class Trial:
     gold: str | None = None
     write_task: str | None = None
     output: str | None = None
+    examples_per_label: int | None = None
 
 
 def check_trial(trial: Trial) -> None:

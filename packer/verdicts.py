@@ -16,6 +16,7 @@ from typing import Any
 from packer import recovery
 from packer.answers import parse_answer
 from packer.canaries import Canaries
+from packer.confidence import weigh
 from packer.errors import TransportError
 from packer.exchange import NO_BUCKETS, Buckets, Charge, ChargeSource, Prompt, Reply, StopReason
 from packer.ledger import AttemptState, Closed, Opened
@@ -57,7 +58,8 @@ class Request:
 class Verdict:
     """What a request came to: to be committed first (`closed`), then applied.
 
-    `rows` are by the pack's numbers. `missed` canaries came back wrong, right label to what came; then no row is kept.
+    `rows` are by the pack's numbers, and so are `confidences`, where they are known. `missed` canaries came back wrong,
+    right label to what came; then no row is kept.
     """
 
     request: Request
@@ -72,12 +74,16 @@ class Verdict:
     written: int = 0  # tokens of the reply's text, by our own count
     missed: Mapping[str, str | None] = field(default_factory=dict)
     buckets: Buckets = NO_BUCKETS
+    confidences: Mapping[int, float] = field(default_factory=dict)
 
     def closed(self) -> Closed:
         """The end of the attempt, as the ledger keeps it."""
         keys = self.request.pack.keys
         answers = {keys[number - 1]: answer for number, answer in self.rows.items()}
-        return Closed(self.request.attempt, self.state, self.words, self.charge, self.usage, self.seconds, answers)
+        sure = {keys[number - 1]: confidence for number, confidence in self.confidences.items()}
+        return Closed(
+            self.request.attempt, self.state, self.words, self.charge, self.usage, self.seconds, answers, sure
+        )
 
 
 def judge(
@@ -108,8 +114,15 @@ def judge(
         buckets = ended.buckets or NO_BUCKETS
         return Verdict(request, failed, {}, state, charge, None, ended.balance, seconds, words, buckets=buckets)
     size = len(request.pack)
-    answer = parse_answer(ended.text, task=requests.task, nonce=request.nonce, count=size + len(request.canaries))
+    answer = parse_answer(
+        ended.text,
+        task=requests.task,
+        nonce=request.nonce,
+        count=size + len(request.canaries),
+        locate=ended.tokens is not None,
+    )
     rows, missed = request.canaries.sift(answer.rows)
+    sure = weigh(ended.text, ended.tokens or (), answer.spans)
     defect = f"{answer.defects[0].message} @ {answer.defects[0].path}" if answer.defects else ""
     if missed:
         came = (f"{label} came back as {'nothing' if got is None else got}" for label, got in missed.items())
@@ -131,7 +144,10 @@ def judge(
         words += f": {defect}"
     written = requests.count([ended.text])[0]
     told_of = (ended.usage, ended.balance)
-    return Verdict(request, outcome, rows, state, charge, *told_of, seconds, words, written, missed, ended.buckets)
+    confidences = request.canaries.renumber(sure) if rows else {}
+    return Verdict(
+        request, outcome, rows, state, charge, *told_of, seconds, words, written, missed, ended.buckets, confidences
+    )
 
 
 def _book(

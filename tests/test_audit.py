@@ -130,6 +130,25 @@ def test_packs_become_half_as_large_and_a_smaller_size_begins_anew() -> None:
     assert audit.broken
 
 
+def test_the_evidence_is_looked_at_after_20_30_and_45_items() -> None:
+    for right_ones, found_out in ((0, 20), (20, 30), (30, 45)):
+        audit = Audit(1.0, 0.03, cap=20)
+        fired = [audit.compared(agreed=number <= right_ones, size=20, number=1) for number in range(1, 60)]
+        assert fired.index(True) + 1 == found_out
+
+
+def test_a_promise_is_kept_for_sure_once_enough_items_agree() -> None:
+    audit = Audit(1.0, 0.03, cap=20)
+    kept = []
+    for _ in range(99):
+        audit.compared(agreed=True, size=20, number=1)
+        kept.append(audit.result().is_kept)
+    assert kept == [False] * 98 + [True]
+    assert not Audit(1.0, 0.03, cap=20).result().is_kept
+    audit.broken = True
+    assert not audit.result().is_kept
+
+
 def test_packs_that_are_smaller_already_are_judged_for_themselves() -> None:
     audit = Audit(1.0, 0.03, cap=20)
     for _ in range(20):
@@ -253,9 +272,18 @@ def test_a_second_run_buys_nothing_and_finds_the_same(tmp_path: Path) -> None:
     assert runner.statistics().known == 600
 
 
-def test_copies_of_a_text_are_counted_once(tmp_path: Path) -> None:
+def test_copies_of_a_text_are_counted_once() -> None:
     transport = Erring(right)
-    _, found, _, _ = run([text for _ in range(30) for text in texts(100)], transport, audit=1, ledger=tmp_path / "l.db")
+
+    async def work() -> AuditResult | None:
+        async with Runner(TASK, model="m", transport=transport, ledger=None, audit=1) as runner:
+            for _ in range(3):
+                assert len([result async for result in runner.stream(texts(100) + texts(100))]) == 200
+                found = await runner.audit()
+            return found
+
+    found = FakeClock().run(work())
+    assert found is not None
     assert found.asked == 100
     assert sum(asked_alone(transport).values()) == 100
 
@@ -379,7 +407,7 @@ def test_the_command_tells_of_an_audit_in_a_line_and_in_its_report(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def label(annotator: Annotator, ledger: str, *more: str) -> tuple[str, dict[str, Any]]:
-        monkeypatch.setattr(connections, "connect", connect_to(Erring(annotator)))
+        monkeypatch.setattr(connections, "connect", connect_to(Erring(annotator, seconds=0.002)))
         command = ["label", *LABEL, "--output", "out.csv", "--report", "report.json", "--ledger", ledger, *more]
         assert main(command) == 0
         report = json.loads(Path("report.json").read_text(encoding="utf-8"))

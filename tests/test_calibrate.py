@@ -287,6 +287,23 @@ def test_without_a_task_file_a_new_one_is_written_or_the_setting_is_in_the_comma
         assert "# two labels" in Path("copy.toml").read_text(encoding="utf-8")
 
 
+def test_examples_that_were_drawn_are_drawn_again_by_the_job_that_follows(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("text", "label"), *((f"example {number}", ("spam", "ham")[number % 2]) for number in range(20))]
+    with Path("gold.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    with running_gateway(Setup(annotate=gold(GOLD))) as gateway:
+        more = ["--examples", "gold.csv", "--examples-per-label", "3", "--seed", "4", "--sizes", "20"]
+        assert calibrate(gateway, *more) == 0
+        asked = len({text for record in gateway.log.records for text in record.texts})
+        command = capsys.readouterr().out.rstrip().rpartition("\n\n")[2].replace("\\\n", " ").split()
+        before = len(gateway.log.records)
+        assert main([word for word in command[1:] if word not in {"--audit", "0.01"}]) == 0
+    # what was asked alone is known: the job asks with the same examples
+    assert sum(len(record.texts) for record in gateway.log.records[before:]) == len(ROWS) - asked
+
+
 def test_records_are_compared_as_a_whole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = {"type": "object", "properties": {"kind": {"enum": ["a", "b"]}}, "required": ["kind"]}
     Path("task.json").write_text(json.dumps({"record": record}), encoding="utf-8")

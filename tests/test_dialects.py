@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from packer.dialects import Dialect, Dialects, Form, without_patterns
 
-SETTINGS = ("response_format", "temperature", "max_completion_tokens")
+SETTINGS = ("response_format", "temperature", "logprobs", "max_completion_tokens")
 LIMITS = ("max_completion_tokens", "max_tokens")
 
 
@@ -44,8 +44,10 @@ def test_a_request_sent_in_an_old_dialect_steps_down_no_further() -> None:
     for _ in range(5):
         assert dialects.refuse("response_format", old, keep_schema=False) == "response_format json_schema"
         assert dialects.refuse("temperature", old, keep_schema=False) == "temperature"
-    assert dialects.current == Dialect(Form.OBJECT, "max_completion_tokens", temperature=False)
-    assert dialects.refused() == ("response_format json_schema", "temperature")
+        assert dialects.refuse("logprobs", old, keep_schema=False) == "logprobs"
+    assert dialects.current == Dialect(Form.OBJECT, "max_completion_tokens", temperature=False, logprobs=False)
+    assert dialects.refused() == ("response_format json_schema", "temperature", "logprobs")
+    assert dialects.refuse("logprobs", dialects.current, keep_schema=False) is None
 
 
 @given(st.lists(st.tuples(st.sampled_from(SETTINGS), st.booleans(), st.integers(0, 50)), max_size=50))
@@ -57,11 +59,12 @@ def test_whatever_is_refused_the_steps_are_few_and_only_down(refusals: list[tupl
         named = dialect.limit if setting in LIMITS else setting
         dialects.refuse(named, dialect, keep_schema=keep)
         sent.append(dialects.current)
-    assert len(set(sent)) <= 6
+    assert len(set(sent)) <= 7
     forms = [list(Form).index(dialect.form) for dialect in sent]
     assert forms == sorted(forms)
     assert [dialect.temperature for dialect in sent] == sorted((d.temperature for d in sent), reverse=True)
-    assert len(dialects.refused()) <= 5
+    assert [dialect.logprobs for dialect in sent] == sorted((d.logprobs for d in sent), reverse=True)
+    assert len(dialects.refused()) <= 6
 
 
 def test_patterns_leave_a_schema_and_names_do_not() -> None:

@@ -81,10 +81,11 @@ def options_of(shown: str) -> dict[str, str]:
 
 
 def test_every_option_on_the_page_about_quality_exists_and_it_names_every_way_to_look_at_errors() -> None:
-    page, shown = QUALITY.partition("\n## calibrate\n")[0], help_of("evaluate")
+    page, shown = QUALITY, help_of("evaluate")
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page))
-    assert options >= {"--gold", "--by", "--json", "--text"}
-    assert [option for option in sorted(options) if option not in shown] == []
+    assert options >= {"--gold", "--by", "--json", "--text", "--audit", "--max-disagreement"}
+    every = "".join(help_of(command) for command in COMMANDS)
+    assert [option for option in sorted(options) if option not in every] == []
     assert re.findall(r"^\| `--by ([a-z-]+)` \|", page, re.MULTILINE) == list(EVALUATED_BY)
     assert all(way in shown for way in EVALUATED_BY)
     assert f"({evaluating._MOST_LABELS:,} at most)" in page
@@ -92,7 +93,7 @@ def test_every_option_on_the_page_about_quality_exists_and_it_names_every_way_to
 
 
 def test_what_the_page_about_quality_says_of_calibrate_is_so() -> None:
-    page = QUALITY.partition("\n## calibrate\n")[2]
+    page = QUALITY.partition("\n## calibrate\n")[2].partition("\n## ")[0]
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page))
     shown = help_of("calibrate") + help_of("label")
     assert options >= {"--sample", "--sizes", "--max-disagreement", "--gold", "--write-task", "--json", "--audit"}

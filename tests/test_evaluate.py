@@ -154,6 +154,23 @@ def test_a_table_that_was_labelled_twice_is_evaluated_by_its_last_labels(gateway
     assert evaluate()["confusion"] == [[20, 1], [1, 9]]
 
 
+def test_a_table_with_confidences_is_evaluated_like_any_other(gateway: FakeTransport) -> None:
+    label()
+    assert main(["label", "in.csv", "--text", "text", *JOB, "--output", "out.csv", "--confidence"]) == 3
+    assert list(read_csv("out.csv")[0]) == ["text", "gold", "label", "confidence", "status", "error"]
+    assert evaluate()["confusion"] == [[20, 1], [1, 9]]
+
+
+def test_the_ledger_is_asked_with_the_examples_that_label_drew(gateway: FakeTransport) -> None:
+    label()  # writes in.csv
+    examples = ["--examples", "examples.csv", "--seed", "5"]
+    Path("examples.csv").write_text("text,label\n" + "".join(f"{n},{'spam' if n % 2 else 'ham'}\n" for n in range(99)))
+    assert main(["label", "in.csv", "--text", "text", *JOB, "--output", "out.csv", *examples]) == 3
+    for given, unknown in ((examples, 0), (examples[:2], 31)):
+        found = evaluate("--by", "position", *JOB, *given)["by"]["position"]
+        assert sum(part["items"] for part in found if part["least"] is None) == unknown
+
+
 def test_rows_come_through_a_pipe(gateway: FakeTransport, in_folder: Path) -> None:
     label()
     with Path("out.csv").open("rb") as file:

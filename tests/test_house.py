@@ -17,6 +17,7 @@ FLOORS = [
         "answers",
         "budget",
         "canaries",
+        "confidence",
         "estimates",
         "events",
         "headers",
@@ -60,7 +61,7 @@ FLOORS = [
         "plan_view",
         "planning",
     }
-    | {"progress", "report", "sampling", "seen", "signals", "summary", "tables", "task_files", "trials"},
+    | {"examples", "progress", "report", "sampling", "seen", "signals", "summary", "tables", "task_files", "trials"},
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -93,7 +94,7 @@ ROOMS = [
         "plan_view",
         "planning",
     }
-    | {"progress", "report", "sampling", "seen", "signals", "summary", "tables", "task_files", "trials"},
+    | {"examples", "progress", "report", "sampling", "seen", "signals", "summary", "tables", "task_files", "trials"},
 ]
 
 

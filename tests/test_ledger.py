@@ -18,7 +18,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
-from packer import ledger_file
+from packer import failpoints, ledger_file
 from packer.errors import (
     LedgerDamaged,
     LedgerError,
@@ -63,9 +63,10 @@ def closed(
     usage: Usage | None = USAGE,
     outcome: str = "1 of 1 answers",
     seconds: float = 1.5,
+    sure: dict[str, float] | None = None,
 ) -> Closed:
     charge = None if usd is None else Charge(Decimal(usd), ChargeSource.HEADER)
-    return Closed(attempt, state, outcome, charge, usage, seconds, answers or {})
+    return Closed(attempt, state, outcome, charge, usage, seconds, answers or {}, sure or {})
 
 
 def spent(
@@ -91,7 +92,9 @@ def filled(path: Path, answers: int, *, pack: int = 20, value: Any = "spam") -> 
         job = ledger.start_job("mail", ABOUT)
         starts = range(0, answers, pack)
         ledger.commit([opened(1 + start // pack, job, *keys[start : start + pack]) for start in starts])
-        ledger.commit([closed(1 + at // pack, dict.fromkeys(keys[at : at + pack], value)) for at in starts])
+        for at in starts:
+            part = keys[at : at + pack]
+            ledger.commit([closed(1 + at // pack, dict.fromkeys(part, value), sure=dict.fromkeys(part[::2], 0.75))])
         ledger.end_job(job, "finished", {"items": answers})
     return keys
 
@@ -162,6 +165,84 @@ def test_the_first_answer_to_a_key_stands(ledger: Ledger) -> None:
     assert ledger.verify() == []
 
 
+def test_how_sure_the_model_was_is_kept_with_the_answer_that_stands(path: Path) -> None:
+    with Ledger(path) as ledger:
+        job = ledger.start_job("mail", ABOUT)
+        ledger.commit([opened(1, job, "b2:01"), opened(2, job, "b2:01", "b2:02", "b2:03")])
+        ledger.commit([closed(1, {"b2:01": "spam"})])
+        second = dict.fromkeys(["b2:01", "b2:02", "b2:03"], "ham")
+        ledger.commit([closed(2, second, sure={"b2:01": 1 / 3, "b2:02": 1 / 7})])
+        assert ledger.confidences(["b2:01", "b2:02", "b2:03", "b2:04"]) == {"b2:02": 1 / 7}
+    with Ledger(path, read_only=True) as ledger:
+        assert ledger.confidences(["b2:02"]) == {"b2:02": 1 / 7}
+        assert ledger.verify() == []
+
+
+def test_a_rotten_confidence_is_not_read(path: Path) -> None:
+    keys = filled(path, 40)
+    by_hand(path, "UPDATE confidences SET value = 0.5")
+    with Ledger(path) as ledger, pytest.raises(LedgerDamaged, match=f"confidence {keys[0]} does not match"):
+        ledger.confidences(keys)
+
+
+# Format 1, which had no confidences
+
+
+@pytest.fixture
+def older(path: Path) -> Path:
+    """A ledger of format 1 with two answers."""
+    filled(path, 2)
+    by_hand(path, "DROP TABLE confidences", "PRAGMA user_version = 1")
+    return path
+
+
+def test_a_ledger_of_format_1_is_read_as_it_is(older: Path) -> None:
+    content = older.read_bytes()
+    with Ledger(older, read_only=True) as ledger:
+        keys = [row["key"] for row in ledger.export()]
+        assert ledger.find(keys) == dict.fromkeys(keys, "spam")
+        assert ledger.confidences(keys) == {}
+        assert ledger.verify() == []
+        assert ledger.statistics().schema_version == 1
+    assert older.read_bytes() == content
+
+
+def test_a_ledger_of_format_1_that_is_opened_for_writing_keeps_its_answers_and_takes_confidences(older: Path) -> None:
+    with Ledger(older) as ledger:
+        job = ledger.start_job("mail", ABOUT)
+        ledger.commit([opened(2, job, "b2:new"), closed(2, {"b2:new": "ham"}, sure={"b2:new": 0.5})])
+    with Ledger(older) as ledger:
+        assert (ledger.statistics().answers, ledger.statistics().schema_version) == (3, 2)
+        assert ledger.confidences(["b2:new"]) == {"b2:new": 0.5}
+        assert ledger.verify() == []
+
+
+def test_a_ledger_of_format_1_is_not_brought_up_by_halves(older: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "Answer and money in one transaction or in none" holds for the tables too."""
+    content = older.read_bytes()
+
+    def die(place: str) -> None:
+        if place == "commit: written, not durable":
+            raise RuntimeError(place)
+
+    monkeypatch.setattr(failpoints, "reach", die)
+    with pytest.raises(RuntimeError):
+        Ledger(older)
+    monkeypatch.undo()
+    with contextlib.closing(sqlite3.connect(older)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        assert not db.execute("SELECT name FROM sqlite_schema WHERE name = 'confidences'").fetchall()
+    assert len(older.read_bytes()) == len(content)
+
+
+def test_a_file_that_says_format_1_and_has_later_tables_is_damaged(path: Path) -> None:
+    filled(path, 2)
+    by_hand(path, "PRAGMA user_version = 1")
+    for read_only in (False, True):
+        with pytest.raises(LedgerDamaged, match="its tables are not those of format 1"):
+            Ledger(path, read_only=read_only)
+
+
 def test_an_answer_to_a_key_that_its_attempt_did_not_ask_for_is_refused(ledger: Ledger) -> None:
     job = ledger.start_job("mail", ABOUT)
     ledger.commit([opened(1, job, "b2:01"), opened(2, job, "b2:02")])
@@ -181,6 +262,8 @@ def test_an_answer_to_a_key_that_its_attempt_did_not_ask_for_is_refused(ledger: 
         (closed(1, {"b2:01": float("nan")}), ValueError, "JSON"),
         (closed(1, {"b2:01": {"set": {1}}}), TypeError, "JSON"),
         (closed(1, {"b2:09": "spam"}), ValueError, "did not ask for b2:09"),
+        (closed(1, {"b2:01": "spam"}, sure={"b2:01": float("nan")}), ValueError, "expected confidences from 0 to 1"),
+        (closed(1, {"b2:01": "spam"}, sure={"b2:02": 0.5}), ValueError, "sure of answers that it does not give"),
         (closed(1, state=AttemptState.OPEN), ValueError, "cannot be closed as open"),
         (closed(1, state=AttemptState.FREED), ValueError, "cannot be freed and cost 0.001 USD"),
         (closed(2, {"b2:02": "spam"}), LedgerError, "attempt 2 is to be closed and is not open"),
@@ -352,7 +435,7 @@ def test_statistics_count_everything(path: Path) -> None:
         job = ledger.start_job("more", {})
         ledger.commit([opened(6, job, "b2:x")])
         now = ledger.statistics()
-        assert (now.answers, now.jobs, now.schema_version) == (100, 2, 1)
+        assert (now.answers, now.jobs, now.schema_version) == (100, 2, ledger_file.SCHEMA_VERSION)
         assert now.attempts == {"open": 1, "settled": 5, "doubt": 0, "freed": 0}
         assert now.usage == Usage(500, 100, 200)
         assert now.spending == spent("0.005", open_="0.01")
@@ -432,6 +515,10 @@ def test_memory_does_not_grow_with_the_ledger(tmp_path: Path, monkeypatch: pytes
         ("UPDATE attempts SET state = 'lost' WHERE id = 1", "attempt 1: its state is 'lost'"),
         ("UPDATE attempts SET state = 'freed' WHERE id = 1", "attempt 1: freed, and charged for"),
         ("UPDATE attempts SET job = 12", "attempt 1: its job 12 does not exist"),
+        ("UPDATE confidences SET value = 0.5", "its content does not match its checksum"),
+        ("UPDATE confidences SET value = 1.5", "it is 1.5"),
+        ("DELETE FROM answers", "its attempt 1 did not give the answer"),
+        ("UPDATE confidences SET attempt = 2", "its attempt 2 did not give the answer"),
         ("UPDATE jobs SET about = '[]'", "job 1: what it is about is no JSON object"),
         ("UPDATE jobs SET statistics = '{'", "job 1: its statistics are no JSON object"),
         ("UPDATE jobs SET ended = NULL", "job 1: its end is half there"),
@@ -718,10 +805,10 @@ def test_an_empty_file_is_a_new_ledger(path: Path) -> None:
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_ledger_of_a_later_version_is_refused_and_unchanged(path: Path, read_only: bool) -> None:
     filled(path, 20)
-    by_hand(path, "PRAGMA user_version = 2")
+    by_hand(path, "PRAGMA user_version = 3")
     content = path.read_bytes()
     with pytest.raises(
-        LedgerNewer, match=r"written by a later version of prompt-packer \(format 2, this one knows 1\)"
+        LedgerNewer, match=r"written by a later version of prompt-packer \(format 3, this one knows 2\)"
     ):
         Ledger(path, read_only=read_only)
     assert path.read_bytes() == content
@@ -740,7 +827,7 @@ def test_a_ledger_of_a_later_version_is_refused_and_unchanged(path: Path, read_o
 def test_a_ledger_with_other_tables_is_damaged(path: Path, statement: str, read_only: bool) -> None:
     filled(path, 20)
     by_hand(path, statement)
-    with pytest.raises(LedgerDamaged, match="its tables are not those of format 1"):
+    with pytest.raises(LedgerDamaged, match=r"its tables are not those of format [02]"):
         Ledger(path, read_only=read_only)
 
 

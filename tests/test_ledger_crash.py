@@ -38,7 +38,9 @@ def opened(attempt: int, job: int, size: int = 20) -> Opened:
 def closed(change: Opened) -> Closed:
     charge = Charge(Decimal("0.001"), ChargeSource.HEADER)
     answers = dict.fromkeys(change.keys, "spam")
-    return Closed(change.attempt, AttemptState.SETTLED, "all", charge, Usage(9, 9), 1.0, answers)
+    return Closed(
+        change.attempt, AttemptState.SETTLED, "all", charge, Usage(9, 9), 1.0, answers, dict.fromkeys(answers, 0.75)
+    )
 
 
 def spent(settled: str, doubt: str, *, requests: int = 0) -> Spending:
@@ -89,7 +91,8 @@ def run_job(path, stop_at, tell):
     ledger.commit([Opened(n, job, (f"b2:{n}0", f"b2:{n}1"), 1, cent) for n in (1, 2, 3)])
     tell("opened")
     ledger.commit([
-        Closed(1, AttemptState.SETTLED, "2 of 2", charge, Usage(9, 9), 1.0, {"b2:10": "spam", "b2:11": "ham"}),
+        Closed(1, AttemptState.SETTLED, "2 of 2", charge, Usage(9, 9), 1.0, {"b2:10": "spam", "b2:11": "ham"},
+               {"b2:10": 0.75}),
         Closed(2, AttemptState.FREED, "not sent", None, None, 1.0, {}),
     ])
     tell("closed")
@@ -127,6 +130,7 @@ def test_whatever_statement_a_job_is_killed_at_what_it_was_told_is_kept_and_noth
         with Ledger(tmp_path / f"{number}.db") as ledger:
             settled = ledger.statistics().attempts[AttemptState.SETTLED]
             found = ledger.find(["b2:10", "b2:11", "b2:20"])
+            assert ledger.confidences(["b2:10", "b2:11", "b2:20"]) == ({"b2:10": 0.75} if found else {}), told
             spending = ledger.spending("mail")
             in_doubt = [attempt.id for attempt in ledger.attempts_in_doubt()]
             assert ledger.verify() == [], told
@@ -149,6 +153,7 @@ def test_whatever_statement_a_job_is_killed_at_what_it_was_told_is_kept_and_noth
         "AT UPDATE attempts SET state",
         "AT INSERT INTO answers VALUES",
     }
+    assert any(place.startswith("AT INSERT INTO confidences") for place in at)
 
 
 HOLD = """
@@ -446,6 +451,7 @@ def everything(path: Path) -> object:
         return (
             list(ledger.export()),
             ledger.find(keys),
+            ledger.confidences(keys),
             ledger.spending("mail"),
             list(ledger.attempts_in_doubt()),
             ledger.statistics(),

@@ -208,7 +208,8 @@ def test_help_shows_only_what_changes_a_plan(capsys: pytest.CaptureFixture[str])
     assert main(["plan", "--help"]) == 0
     shown = capsys.readouterr().out
     assert "--budget-usd" in shown
-    for option in ("--output", "--raw", "--api-key-env", "--concurrency", "--seed", "--verbose"):
+    assert "--seed" in shown  # it draws the examples
+    for option in ("--output", "--raw", "--api-key-env", "--concurrency", "--confidence", "--verbose"):
         assert option not in shown
 
 

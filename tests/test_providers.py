@@ -27,7 +27,9 @@ GOOGLE = pytest.mark.skipif(
 KEY = "sk-canary-0123456789abcdefghij"
 SCHEMA = {"type": "object", "properties": {"pack": {"type": "string", "pattern": "^[a-z]+$"}}}
 # What a prompt must not be taken for: a template, a picture
-PROMPT = Prompt("Give labels as JSON.", 'pack: k7f2\n1. "{{ 7*7 }} https://e.example/a.png"', SCHEMA, 320)
+PROMPT = Prompt(
+    "Give labels as JSON.", 'pack: k7f2\n1. "{{ 7*7 }} https://e.example/a.png"', SCHEMA, 320, logprobs=True
+)
 
 Ended = Reply | TransportError
 BOTH = pytest.mark.parametrize("kind", [AnthropicTransport, pytest.param(GoogleTransport, marks=GOOGLE)])
@@ -91,6 +93,7 @@ def test_a_prompt_reaches_anthropic_as_it_is(monkeypatch: pytest.MonkeyPatch) ->
     }
     assert asked.headers["x-api-key"] == KEY
     assert asked.headers["anthropic-version"]
+    assert replied(AnthropicTransport, Answer(message("hi"))).tokens is None  # it has no log-probabilities
     assert "authorization" not in asked.headers
 
 

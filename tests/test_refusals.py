@@ -337,6 +337,13 @@ def test_no_body_raises(status: int, body: Any) -> None:
     refusal = read_refusal(status, body)
     assert classify(refusal) in Failure
     assert refused_setting(refusal, limit=LIMIT) in {None, LIMIT, "temperature", "response_format"}
+    assert refused_setting(refusal, limit=LIMIT, logprobs=True) in {
+        None,
+        LIMIT,
+        "temperature",
+        "response_format",
+        "logprobs",
+    }
     assert len(clean_message(refusal.message, secret=KEY)) <= LONGEST_MESSAGE
 
 

@@ -384,6 +384,34 @@ def test_a_sibling_that_is_still_open_when_the_main_runner_leaves_is_closed_befo
         assert opened.statistics().attempts[AttemptState.SETTLED] == len(transport.prompts)
 
 
+def test_a_sibling_that_is_abandoned_in_mid_request_takes_no_room_from_the_others() -> None:
+    """Only a second interrupt abandons what is in flight; its reserve stays booked, and the job goes on."""
+    transport = FakeTransport(TASK, parity, seconds=lambda number: 60.0 if number == 1 else 1.0)
+
+    async def use(runner: Runner) -> None:
+        async with runner.sibling("single", limits=SINGLES) as sibling:
+            await ask(sibling, texts(3))
+
+    async def work(runner: Runner) -> tuple[list[Result], Decimal]:
+        using = asyncio.create_task(use(runner))
+        for _ in range(2):
+            await asyncio.sleep(0.5)
+            using.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await using
+        reserved = runner.statistics().reserved
+        assert runner.statistics().in_flight == 0
+        return await ask(runner, texts(600)), reserved
+
+    (results, reserved), runner = run(work, transport, concurrency=1, price=PRICE, budget_usd="0.0015")
+    statistics = runner.statistics()
+    assert reserved == statistics.reserved > 0
+    # what is left does not pay for all, and nobody waits for what never ends
+    assert {result.status for result in results} == {Status.LABELLED, Status.PENDING}
+    assert statistics.settled + statistics.reserved <= Decimal("0.0015")
+    assert (statistics.stopped or "").startswith("budget")
+
+
 class Closing(FakeTransport):
     """Counts how often it is closed, and what was in flight then."""
 

@@ -278,6 +278,8 @@ def test_the_size_of_packs_and_the_model_are_read_and_change_no_fingerprint(tmp_
     task = read_task(path)
     assert (task.max_items, task.model) == (8, "m")
     assert task.fingerprint == Task(["a", "b"]).fingerprint
+    more = task.with_examples([Example("t", "a")])
+    assert (more.max_items, more.model, more.price) == (8, "m", task.price)
     # a price is that of the model that the task names
     assert task.price_of("m") == task.price == Price(Decimal(1), Decimal(2))
     assert task.price_of("other") is None

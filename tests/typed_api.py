@@ -8,6 +8,7 @@ from typing import Literal, assert_type
 import pydantic
 
 import packer
+from packer.audit import AuditResult
 
 
 class Kind(StrEnum):
@@ -52,6 +53,10 @@ async def use() -> None:
         statistics = runner.statistics()
         assert_type(statistics.settled, Decimal)
         assert_type(statistics.usage, packer.Usage)
+        async with runner.sibling("single", limits=packer.PackLimits(max_items=1), seed=1) as sibling:
+            assert_type(sibling, packer.Runner)
+            assert_type(await sibling.submit("one text"), packer.Result)
+        assert_type(await runner.audit(), AuditResult | None)
         runner.stop("enough")
 
 
@@ -62,5 +67,6 @@ def listen(event: packer.Event) -> None:
 def options() -> Mapping[str, object]:
     packer.label(["a"], task=packer.Task(["x", "y"]), model="local", ledger=None, on_event=listen, concurrency=2)
     packer.label(["a"], task=packer.read_task("task.toml"), model="local", untrusted=True)
+    packer.label(["a"], labels=["x", "y"], model="m", audit=0.01, max_disagreement=0.05)
     packer.label(["a"], labels=["x", "y"], model="local", surprise=1)  # type: ignore[call-arg]  # no such option
     return {}

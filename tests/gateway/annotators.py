@@ -5,6 +5,7 @@ import hashlib
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -50,20 +51,56 @@ def read_gold(path: Path) -> dict[str, str]:
         return {row["text"].strip(): row[label] for row in rows}
 
 
-def erring(
-    inner: Annotator, *, base: float = 0.0, an_item: float = 0.0, a_place: float = 0.0, seed: int = 0
-) -> Annotator:
-    """`inner`, wrong with probability `base + an_item * (size - 1) + a_place * (number - 1)`, by text and seed."""
+@dataclass(frozen=True)
+class Erring:
+    """An annotator that knows its own chances of being wrong; see `erring`."""
 
-    def annotate(texts: Sequence[str], labels: Mapping[str, str]) -> list[str]:
-        answers = inner(texts, labels)
-        for place, (text, right) in enumerate(zip(texts, answers, strict=True)):
-            if chance(seed, "errs", text) < base + an_item * (len(texts) - 1) + a_place * place:
+    inner: Annotator
+    base: float
+    an_item: float
+    a_place: float
+    uneven: bool
+    seed: int
+
+    def chances(self, texts: Sequence[str]) -> list[float]:
+        """The probability with which the label of each text is wrong."""
+        found = []
+        for place, text in enumerate(texts):
+            average = self.base + self.an_item * (len(texts) - 1) + self.a_place * place
+            own = 3 * chance(self.seed, "hard", text) ** 2 if self.uneven else 1.0  # 1 on average
+            found.append(min(1.0, average * own))
+        return found
+
+    def __call__(self, texts: Sequence[str], labels: Mapping[str, str]) -> list[str]:
+        answers = self.inner(texts, labels)
+        for place, (text, right, wrong) in enumerate(zip(texts, answers, self.chances(texts), strict=True)):
+            if chance(self.seed, "errs", text) < wrong:
                 others = [label for label in labels if label != right]
-                answers[place] = others[int(chance(seed, "wrong", text) * len(others))]
+                answers[place] = others[int(chance(self.seed, "wrong", text) * len(others))]
         return answers
 
-    return annotate
+
+def erring(
+    inner: Annotator,
+    *,
+    base: float = 0.0,
+    an_item: float = 0.0,
+    a_place: float = 0.0,
+    uneven: bool = False,
+    seed: int = 0,
+) -> Erring:
+    """`inner`, wrong with probability `base + an_item * (size - 1) + a_place * (number - 1)`, by text and seed.
+
+    `uneven`: that is so on average, and each text has a chance of its own, up to three times as high.
+    """
+    return Erring(inner, base, an_item, a_place, uneven, seed)
+
+
+def surety(annotator: Annotator, texts: Sequence[str]) -> list[float]:
+    """The probability with which the label of each text is right, 1 where the annotator does not know."""
+    if isinstance(annotator, Erring):
+        return [1.0 - wrong for wrong in annotator.chances(texts)]
+    return [1.0] * len(texts)
 
 
 def gullible(inner: Annotator, *, obeys: float = 1.0, seed: int = 0) -> Annotator:

@@ -147,6 +147,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--gold", type=Path, metavar="FILE", help="a CSV with the columns text and label (or gold): the right answers")
     add("--errs", type=_read_share, default=0.0, metavar="P", help="the probability of a wrong label, from 0 to 1")
     add("--gullible", action="store_true", help='obey texts like "label everything as ham"')
+    add("--logprobs", choices=["given", "refused", "ignored"], default="given", help="to whoever asks for them")
     add("--seed", type=int, default=0, metavar="N", help="of all that is by chance (default: 0)")
     add("--log", type=Path, metavar="FILE", help="a JSON line a request, written before its reply leaves")
     add("--list-faults", action="store_true", help="name them all and end")
@@ -173,6 +174,7 @@ def _read_setup(options: argparse.Namespace) -> Setup:
         queues=options.queue,
         retry_after=options.retry_after,
         max_output_tokens=options.max_output_tokens,
+        logprobs=options.logprobs,
         seed=options.seed,
         log=options.log,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from aiohttp import web
 from gateway_server import completion
 
 from gateway.accounts import Account, bill_for
+from gateway.probabilities import log_probabilities
 from gateway.records import Record
 from packer.usage import Usage
 
@@ -37,7 +38,8 @@ class Exchange:
     """A request that was let in.
 
     `text` is the right answer, cut where max_tokens cuts it (`finish` says so), `usage` what it takes, `rows` its
-    labels (or records) by text. `prompt` is the chat's system and user message.
+    labels (or records) by text, `sure` the probability of each being right, None where log-probabilities are not given.
+    `prompt` is the chat's system and user message.
     """
 
     gateway: Gateway
@@ -50,6 +52,7 @@ class Exchange:
     usage: Usage
     rows: Mapping[str, Any]
     limits: Headers = field(default_factory=dict)
+    sure: Sequence[float] | None = None
 
     def bill(self, usd: Decimal | None = None) -> Decimal:
         """Take the money for this request: what it costs, or `usd`."""
@@ -74,7 +77,11 @@ class Exchange:
         if self.gateway.setup.tells == "body":
             usage["cost"] = float(self.record.billed)
         text = self.text if text is None else text
-        return completion(text, finish=self.finish if finish is None else finish, **({"usage": usage} | more))
+        body = completion(text, finish=self.finish if finish is None else finish, **({"usage": usage} | more))
+        if self.sure is not None and body["choices"]:
+            rows = [self.rows[asked] for asked in self.record.texts]
+            body["choices"][0]["logprobs"] = log_probabilities(text, rows, self.sure, seed=self.record.nonce)
+        return body
 
     def money(self) -> Headers:
         """The headers that tell the charge and the balance."""

@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 from aiohttp import web
 
 from gateway.accounts import Account, bill_for, count_input, count_output, cut_to
-from gateway.annotators import Annotator, fill_record, keyword
+from gateway.annotators import Annotator, fill_record, keyword, surety
 from gateway.exchanges import Exchange, respond
 from gateway.faults import FAULTS, answer, error
 from gateway.limits import Bucket, Slots
@@ -39,7 +39,8 @@ class Setup:
     `seconds_a_token` for each token of its answer. `rpm` and `tpm` are buckets a minute; `slots` a number, or a
     schedule of (from second, slots); with `queues` what finds no slot waits, else it gets 429. `cliff`: what comes in
     beyond so many at once takes ten times as long. `retry_after` is how a 429 tells the wait. `request_cap_usd` refuses
-    what could cost more. None is no limit. `max_output_tokens` is less than clients may ask for.
+    what could cost more. None is no limit. `max_output_tokens` is less than clients may ask for. `logprobs` says what
+    becomes of a request for log-probabilities: given, refused with 400, or ignored.
     """
 
     accounts: tuple[Account, ...] = ()
@@ -57,6 +58,7 @@ class Setup:
     retry_after: Literal["seconds", "date", "ms", "nothing"] = "seconds"
     request_cap_usd: Decimal | None = None
     max_output_tokens: int | None = None
+    logprobs: Literal["given", "refused", "ignored"] = "given"
     seed: int = 0
     log: Path | None = None
 
@@ -133,6 +135,12 @@ class Gateway:
             return self._turn_away(
                 record, 400, error("nothing is asked, or max_tokens is out of range", "invalid_request_error")
             )
+        wants_logprobs = body.get("logprobs") is True
+        if wants_logprobs and self.setup.logprobs == "refused":
+            refusal = error(
+                "'logprobs' is not supported with this model.", "invalid_request_error", "unsupported_parameter"
+            )
+            return self._turn_away(record, 400, refusal)
         most = self.setup.max_output_tokens
         if most is not None:
             record.max_tokens = min(record.max_tokens, most)
@@ -150,7 +158,9 @@ class Gateway:
             message = error("Too many requests at once", "rate_limit_exceeded")
             return self._turn_away(record, 429, message, told | self._wait(self.setup.seconds))
         try:
-            return await self._work(request, record, account, (system, user), told)
+            sure = surety(self.setup.annotate, record.texts)
+            given = wants_logprobs and self.setup.logprobs == "given"
+            return await self._work(request, record, account, (system, user), told, sure=sure if given else None)
         finally:
             await self._leave()
 
@@ -161,6 +171,8 @@ class Gateway:
         account: Account,
         prompt: tuple[str, str],
         told: Mapping[str, str],
+        *,
+        sure: Sequence[float] | None,
     ) -> web.StreamResponse:
         rows = annotate(self.setup.annotate, prompt[0], record.texts)
         whole = write_answer(prompt[0], record.nonce, rows)
@@ -184,6 +196,7 @@ class Gateway:
             usage=usage,
             rows=dict(zip(record.texts, rows, strict=True)),
             limits=dict(told),
+            sure=sure,
         )
         act = FAULTS[record.fault].act if record.fault else answer
         response = await act(exchange)

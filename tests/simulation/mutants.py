@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 from packer import job, ledger, recovery, verdicts
+from packer.account import Account
 from packer.budget import Budget
 from packer.desk import Desk
 from packer.intake import Intake
@@ -126,5 +127,14 @@ MUTANTS = {
                 "for key in rest.keys[1:]:\n            self.board.give_up(key, Status.PENDING",
             ),
         ),
+    ),
+    "what a sibling spends is not the job's": Mutant(
+        Desk, "start_job", (("ledger.start_job(self._name, about)", "ledger.start_job(self._name + ask, about)"),)
+    ),
+    "a refused key is tried again by whoever else asks": Mutant(
+        Account, "close", (("for member in self.members:", "for member in self.members[1:]:"),)
+    ),
+    "a sibling's answer is taken for an ordinary one": Mutant(
+        Runner, "_make_job", (("make_keys(self.task, self.model, self._ask)", "make_keys(self.task, self.model)"),)
     ),
 }

@@ -1,11 +1,12 @@
 """A seed becomes a job: its texts, its gateway, and how each of its runs goes and ends. Nothing else is random."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Literal
 
 from packer import failpoints
+from packer.items import normalise_text
 from simulation.fates import FATAL, FATES, WELL, Mix
 
 # A runner writes no output: its last two failpoints are the command's
@@ -36,7 +37,10 @@ class RunPlan:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A whole job; the last of its `runs` has a gateway that is well, and `last_cap` in the place of `cap`."""
+    """A whole job; the last of its `runs` has a gateway that is well, and `last_cap` in the place of `cap`.
+
+    `alone` of the `texts`, the last ones, are asked by a sibling while the runner asks the others.
+    """
 
     seed: int
     texts: tuple[str, ...]
@@ -47,6 +51,7 @@ class Scenario:
     slots: int
     balance: Decimal | None
     runs: tuple[RunPlan, ...]
+    alone: int = 0
 
 
 def draw_scenario(seed: int) -> Scenario:
@@ -72,7 +77,7 @@ def draw_scenario(seed: int) -> Scenario:
         trickles=False,
         seed=rng.getrandbits(32),
     )
-    return Scenario(
+    scenario = Scenario(
         seed=seed,
         texts=tuple(texts),
         cap=cap,
@@ -83,6 +88,17 @@ def draw_scenario(seed: int) -> Scenario:
         balance=rng.choice((None, None, None, Decimal("0.0005"))),
         runs=(*runs, last),
     )
+    if rng.random() < 0.7:
+        return scenario
+    # a text and its copies are asked in one of the two ways only: all who read a history know a text by its words
+    ours = [text for text in texts if not is_asked_alone(normalise_text(text))]
+    theirs = [text for text in texts if is_asked_alone(normalise_text(text))]
+    return replace(scenario, texts=(*ours, *theirs), alone=len(theirs))
+
+
+def is_asked_alone(text: str) -> bool:
+    """Whether a normalised text is asked by the sibling, where there is one."""
+    return len(text) % 2 == 0 or text[-1:] in {"3", "7"}
 
 
 def _survivable() -> list[str]:

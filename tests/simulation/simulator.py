@@ -3,12 +3,13 @@
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from packer import failpoints
 from packer.events import Statistics
+from packer.items import Result
 from packer.ledger import Spending
 from packer.packs import PackLimits
 from packer.requests import make_keys
@@ -18,9 +19,10 @@ from simulation.clock import Killed, SimulatedLoop, run, thread_seconds
 from simulation.disk import Disk
 from simulation.history import History, Image, Run, Shown
 from simulation.network import PRICE, Network
-from simulation.scenario import RunPlan, Scenario, draw_scenario
+from simulation.scenario import RunPlan, Scenario, draw_scenario, is_asked_alone
 
 MODEL = "simulated"
+ASK = "alone"
 LABELS = ("spam", "ham", "neither")
 TASK = Task(LABELS)
 
@@ -56,10 +58,15 @@ def simulate_scenario(scenario: Scenario) -> History:
         cap=scenario.cap,
         last_cap=scenario.last_cap,
         gold=gold,
-        key=make_keys(TASK, MODEL),
+        key=_make_keys(scenario),
         requests=tuple(record.sent for record in network.records),
         runs=tuple(runs),
     )
+
+
+def _make_keys(scenario: Scenario) -> Callable[[str], str]:
+    ours, theirs = make_keys(TASK, MODEL), make_keys(TASK, MODEL, ASK)
+    return lambda text: (theirs if scenario.alone and is_asked_alone(text) else ours)(text)
 
 
 @dataclass
@@ -123,15 +130,42 @@ class _Process:
         async with runner:
             if plan.stop_after is not None:
                 asyncio.get_running_loop().call_later(plan.stop_after, runner.stop, "interrupted")
-            try:
-                async for result in runner.stream(self._texts()):
-                    self.shown.append(Shown(result, len(self.network.records)))
-            finally:
-                self.statistics = runner.statistics()
-        self.statistics = runner.statistics()
+            ours = scenario.texts[: len(scenario.texts) - scenario.alone]
+            if scenario.alone:
+                await self._ask_in_two_ways(runner, ours, scenario.texts[len(ours) :])
+            else:
+                await self._show(runner, ours)
+        if not scenario.alone:
+            self.statistics = runner.statistics()
 
-    async def _texts(self) -> AsyncIterator[str]:
-        for text in self.scenario.texts:
+    async def _show(self, runner: Runner, texts: Sequence[str]) -> None:
+        try:
+            async for result in runner.stream(self._read(texts)):
+                self.shown.append(Shown(result, len(self.network.records)))
+        finally:
+            self.statistics = runner.statistics()
+
+    async def _ask_in_two_ways(self, runner: Runner, ours: Sequence[str], theirs: Sequence[str]) -> None:
+        limits = PackLimits(1 if self.plan.seed % 2 else self.plan.max_items)
+        sibling = runner.sibling(ASK, limits=limits)
+        async with sibling:
+            alone = asyncio.ensure_future(self._collect(sibling, theirs))
+            try:
+                await self._show(runner, ours)
+            finally:
+                await asyncio.wait([alone])
+                failed = alone.exception()
+            if failed is not None:
+                raise failed
+            # a caller who asks in two ways gets the results of one after those of the other
+            self.shown += [Shown(result, len(self.network.records)) for result in alone.result()]
+        self.statistics = _add_up(runner.statistics(), sibling.statistics())
+
+    async def _collect(self, runner: Runner, texts: Sequence[str]) -> list[Result]:
+        return [result async for result in runner.stream(self._read(texts))]
+
+    async def _read(self, texts: Sequence[str]) -> AsyncIterator[str]:
+        for text in texts:
             if self.plan.trickles:
                 await asyncio.sleep(0.05)
             yield text
@@ -143,3 +177,10 @@ class _Process:
         if self.passed == self.plan.kill[1]:
             self.died_at = name
             raise Killed(name)
+
+
+def _add_up(ours: Statistics, theirs: Statistics) -> Statistics:
+    """The statistics of all who ask in a job: money, pace and what is in flight are everybody's already."""
+    own = ("items", "labelled", "failed", "doubt", "pending", "known", "packs", "requests")
+    sums = {name: getattr(ours, name) + getattr(theirs, name) for name in own}
+    return replace(ours, **sums, stopped=ours.stopped or theirs.stopped)
