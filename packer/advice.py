@@ -1,7 +1,7 @@
 """What to do after a pilot, in one sentence that needs no statistics. What is not known is said to be not known.
 
 Of the settings that keep the promise, singles among them, the cheapest is chosen; where a cost is unknown, the one with
-the largest packs.
+the most items in a request.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from packer.looks import items_needed
 from packer.pilot import Arm, Outcome, Pilot, Standing
 
 _SURE = "95 % sure"
+_NO_GAIN = Decimal("0.01")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +26,23 @@ class Advice:
     settled: bool
 
 
-def advise(pilot: Pilot, costs: Mapping[Arm, Decimal | None], *, answers: str, stopped: str = "") -> Advice:
+def advise(
+    pilot: Pilot,
+    costs: Mapping[Arm, Decimal | None],
+    *,
+    held: Mapping[Arm, float],
+    answers: str,
+    stopped: str = "",
+) -> Advice:
     """The advice after `pilot`.
 
-    `costs` are USD for as many texts each, None where unknown. `answers` is what an item gets ("labels", "records").
-    `stopped` says why the pilot ended before its end, empty where it did not.
+    `costs` are USD for as many texts each, None where unknown; `held` how many items a request of an arm had: packs
+    that had to be split hold less than their size. `answers` is what an item gets ("labels", "records"). `stopped` says
+    why the pilot ended before its end, empty where it did not.
     """
     kept = [arm for arm in pilot.arms() if pilot.outcome(arm) is Outcome.KEEPS]
     if kept:
-        return _advise_packs(pilot, kept, costs, answers)
+        return _advise_packs(pilot, kept, costs, held, answers)
     return _advise_singles(pilot, answers, stopped)
 
 
@@ -42,26 +51,26 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}".removesuffix(".0") + " %"
 
 
-def _advise_packs(pilot: Pilot, kept: list[Arm], costs: Mapping[Arm, Decimal | None], answers: str) -> Advice:
-    candidates = [pilot.singles, *kept]
-    known = [usd for arm in candidates if (usd := costs[arm]) is not None]
+def _advise_packs(
+    pilot: Pilot, kept: list[Arm], costs: Mapping[Arm, Decimal | None], held: Mapping[Arm, float], answers: str
+) -> Advice:
     single = costs[pilot.singles]
-    if len(known) == len(candidates):
-        arm = min(candidates, key=lambda arm: (costs[arm], -arm.size))
+    prices = {arm: usd for arm in kept if (usd := costs[arm]) is not None}
+    if single and len(prices) == len(kept):
+        arm = min(prices, key=lambda arm: (prices[arm], -held[arm]))
+        saved = (single - prices[arm]) / single
+        gain = f"they cost {100 * saved:.0f} % less than asking each text alone"
+        pays = saved > _NO_GAIN
     else:
-        arm = max(candidates, key=lambda arm: (arm.model == pilot.singles.model, arm.size))
-    if arm == pilot.singles:
+        arm = max(kept, key=lambda arm: (arm.model == pilot.singles.model, held[arm]))
+        gain = f"they take {held[arm]:.0f} times fewer requests than asking each text alone"
+        pays = held[arm] > 1 + float(_NO_GAIN)
+    if not pays:
         sentence = (
             f"Ask each text alone (--max-items 1): packs keep nearly all {answers}, but they would not be cheaper."
         )
-        return Advice(arm, sentence, settled=True)
-    standing = pilot.standing(arm)
-    share = costs[arm]
-    if single and share is not None:
-        gain = f"they cost {_percent_less(share, single)} less than asking each text alone"
-    else:
-        gain = f"they take {arm.size} times fewer requests than asking each text alone"
-    sure = f"at most {percent(pilot.promise)} of {answers} change ({_SURE}: {_seen(standing)} did)"
+        return Advice(pilot.singles, sentence, settled=True)
+    sure = f"at most {percent(pilot.promise)} of {answers} change ({_SURE}: {_seen(pilot.standing(arm))} did)"
     return Advice(arm, f"Use {_name(pilot, arm)}: {gain}, and {sure}.", settled=True)
 
 
@@ -104,10 +113,6 @@ def _name(pilot: Pilot, arm: Arm) -> str:
     shape = f" with the shape {arm.shape}" if arm.shape is not pilot.singles.shape else ""
     model = f" of {arm.model}" if arm.model != pilot.singles.model else ""
     return f"{'singles' if arm.size == 1 else f'packs of {arm.size}'}{model}{shape}"
-
-
-def _percent_less(few: Decimal, many: Decimal) -> str:
-    return f"{100 * (many - few) / many:.0f} %"
 
 
 def _round_up(items: int) -> int:

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING
 
 from packer.adoption import adopt_singles
 from packer.advice import advise
-from packer.calibration import Calibration, collect, encode_calibration, name_ask, settings_of
+from packer.calibration import (
+    Calibration,
+    Places,
+    collect,
+    encode_calibration,
+    find_places,
+    items_a_request,
+    name_ask,
+    settings_of,
+)
 from packer.calibration_view import write_calibration, write_plan
 from packer.errors import CallError
 from packer.headers import CHARGE_HEADER
@@ -204,27 +213,28 @@ def _adopt(order: Order, sample: Sample) -> None:
 
 
 def _collect(trial: Trial, pilot: Pilot, sample: Sample, plans: Mapping[Arm, ArmPlan], stopped: str) -> Calibration:
-    order = trial.order
-    answers = "labels" if order.task.record_schema is None else "records"
-    costs = {arm: plan.usd_per_million for arm, plan in plans.items()}
-    advice = advise(pilot, costs, answers=answers, stopped=stopped)
+    order, task = trial.order, trial.order.task
+    places: Places = {}
+    spent: Decimal | None = Decimal(0)
+    if pilot.asked(pilot.singles):
+        with Ledger(order.ledger, read_only=True) as ledger:
+            places = find_places(pilot, task=task, texts=sample.texts, ledger=ledger)
+            spending = ledger.spending(name_job(task, order.model, job_name(order)))
+        spent = None if spending.unknown else spending.settled + spending.doubt + spending.open
+    held = {arm: items_a_request(arm, places) for arm in plans}
+    costs = {arm: plan.usd_per_million(held[arm]) for arm, plan in plans.items()}
+    answers = "labels" if task.record_schema is None else "records"
+    advice = advise(pilot, costs, held=held, answers=answers, stopped=stopped)
+    about = {
+        "input": order.input,
+        "sample": pilot.items,
+        "seed": order.seed,
+        "max_disagreement": trial.promise,
+        "stopped": stopped or None,
+        "usd": spent,
+    }
     gold = [_read_gold(trial, extra) for extra in sample.extras]
-    with Ledger(order.ledger, read_only=True) if pilot.asked(pilot.singles) else contextlib.nullcontext() as ledger:
-        spent: Decimal | None = Decimal(0)
-        if ledger is not None:
-            spending = ledger.spending(name_job(order.task, order.model, job_name(order)))
-            spent = None if spending.unknown else spending.settled + spending.doubt + spending.open
-        about = {
-            "input": order.input,
-            "sample": pilot.items,
-            "seed": order.seed,
-            "max_disagreement": trial.promise,
-            "stopped": stopped or None,
-            "usd": spent,
-        }
-        return collect(
-            pilot, advice, task=order.task, texts=sample.texts, gold=gold, costs=costs, ledger=ledger, about=about
-        )
+    return collect(pilot, advice, task=task, gold=gold, costs=costs, places=places, about=about)
 
 
 def _read_gold(trial: Trial, given: str | None) -> str | None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any
+from statistics import harmonic_mean
+from typing import Any, TypeAlias
 
 from packer import __version__
 from packer.advice import Advice
 from packer.auditing import ASK
 from packer.items import normalise_text
-from packer.ledger import Ledger
+from packer.ledger import Ledger, Place
 from packer.pairs import Loss, Shift, differ_by_third, find_shifts, measure_loss
 from packer.pilot import Arm, Pilot
 from packer.requests import make_keys
@@ -36,7 +37,8 @@ class Setting:
     """A way of asking, and what is known of it.
 
     Of `items`, `differing` got another answer than alone, `failed` of them none. `at_most` is what the true share
-    exceeds in at most 5 % of pilots. `usd_per_million` is the expected cost of a million such texts, None where no
+    exceeds in at most 5 % of pilots. `items_a_request` is less than `max_items` where packs were split, or did not get
+    full. `usd_per_million` is the expected cost of a million such texts, None where no
     price is known. `loss` is there where right labels were given, `shifts` for a task with labels; `thirds` are the
     first, middle and last part of packs. `outcome` is singles, keeps, breaks, unclear or not asked.
     """
@@ -49,6 +51,7 @@ class Setting:
     differing: int
     failed: int
     at_most: float | None
+    items_a_request: float
     usd_per_million: Decimal | None
     loss: Loss | None = None
     shifts: tuple[Shift, ...] = ()
@@ -87,68 +90,80 @@ def name_ask(arm: Arm) -> str:
     return f"size {arm.size}"
 
 
+Places: TypeAlias = Mapping[Arm, Mapping[int, Place]]
+"""For each arm that asks packs, where in which pack an item was answered, by the item's place in the sample."""
+
+
+def find_places(pilot: Pilot, *, task: Task, texts: Sequence[str], ledger: Ledger) -> Places:
+    """Where the items of `pilot` stood. Raises `LedgerError`."""
+    found = {}
+    for arm in pilot.arms():
+        if arm.size > 1 and pilot.asked(arm):
+            make_key = make_keys(task.shaped(arm.shape), arm.model, name_ask(arm))
+            keys = {item: make_key(normalise_text(texts[item])) for item in range(pilot.asked(arm))}
+            places = ledger.find_places(list(keys.values()))
+            found[arm] = {item: places[key] for item, key in keys.items() if key in places}
+    return found
+
+
+def items_a_request(arm: Arm, places: Places) -> float:
+    """How many items a request of `arm` had on average, among those that answered; its size where none did."""
+    packs = [place.items for place in places.get(arm, {}).values()]
+    return harmonic_mean(packs) if packs else float(arm.size)
+
+
 def collect(
     pilot: Pilot,
     advice: Advice,
     *,
     task: Task,
-    texts: Sequence[str],
     gold: Sequence[str | None],
     costs: Mapping[Arm, Decimal | None],
-    ledger: Ledger | None,
+    places: Places,
     about: Mapping[str, Any],
 ) -> Calibration:
-    """The figures of `pilot` over `texts`, whose right labels are `gold`; `about` has the fields that are given.
-
-    `ledger` None where nothing was asked.
-    """
+    """The figures of `pilot` over texts whose right labels are `gold`; `about` has the fields that are given."""
     right = [None if label is None else fold_label(label) for label in gold]
 
     def measure(arm: Arm) -> Setting:
         standing = pilot.standing(arm)
-        outcome = SINGLES if arm in {pilot.singles, pilot.again} else str(standing.outcome)
-        setting = Setting(
-            arm.model,
-            str(arm.shape),
-            arm.size,
-            outcome,
-            standing.items,
-            standing.differing,
-            standing.failed,
-            standing.bound if arm != pilot.singles else None,
-            costs.get(arm),
-        )
-        if task.record_schema is not None or not standing.items:
-            return setting
         compared = pilot.compared(arm)
+        is_singles = arm in {pilot.singles, pilot.again}
+        setting = Setting(
+            model=arm.model,
+            shape=str(arm.shape),
+            max_items=arm.size,
+            outcome=SINGLES if is_singles else str(standing.outcome),
+            items=standing.items,
+            differing=standing.differing,
+            failed=standing.failed,
+            at_most=None if arm == pilot.singles else standing.bound,
+            items_a_request=items_a_request(arm, places),
+            usd_per_million=costs.get(arm),
+        )
+        if not standing.items:
+            return setting
+        if arm in places:
+            stood = [(places[arm].get(item), single != packed) for item, single, packed in compared]
+            counted = [(place.number, place.items, differs) for place, differs in stood if place is not None]
+            setting = replace(setting, thirds=tuple(Third(*third) for third in differ_by_third(counted)))
+        if task.record_schema is not None:
+            return setting
         judged = [
             (fold_label(single), None if packed is None else fold_label(packed), label)
-            for place, single, packed in compared
-            if (label := right[place]) is not None
+            for item, single, packed in compared
+            if (label := right[item]) is not None
         ]
         return replace(
             setting,
             loss=measure_loss(judged) if judged else None,
-            shifts=tuple(find_shifts(pilot.pairs(arm))) if arm != pilot.singles else (),
+            shifts=() if is_singles else tuple(find_shifts(pilot.pairs(arm))),
         )
-
-    def place(arm: Arm, setting: Setting) -> Setting:
-        if arm.size == 1 or not setting.items or ledger is None:
-            return setting
-        key = make_keys(task.shaped(arm.shape), arm.model, name_ask(arm))
-        keys = {place: key(normalise_text(texts[place])) for place, _, _ in pilot.compared(arm)}
-        places = ledger.find_places(list(keys.values()))
-        counted = [
-            (found.number, found.items, single != packed)
-            for item, single, packed in pilot.compared(arm)
-            if (found := places.get(keys[item])) is not None
-        ]
-        return replace(setting, thirds=tuple(Third(*third) for third in differ_by_third(counted)))
 
     arms = [pilot.singles, *pilot.arms()]
     return Calibration(
         version=__version__,
-        settings=tuple(place(arm, measure(arm)) for arm in arms),
+        settings=tuple(measure(arm) for arm in arms),
         again=measure(pilot.again) if pilot.asked(pilot.again) else None,
         chosen=arms.index(advice.arm),
         settled=advice.settled,

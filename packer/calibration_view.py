@@ -137,6 +137,17 @@ def _facts(found: Calibration, written: str) -> Iterator[tuple[str, str, str]]:
         first, middle, end = (f"{third.differing:,} of {third.items:,}" for third in last.thirds)
         parts = f"changed in the first third {first}, in the middle {middle}, in the last {end}"
         yield "places", f"in packs of {last.max_items}: {parts}", ""
+    if found.stopped and found.settled:
+        yield "stopped", f"before all settings were tried: {found.stopped}", "yellow"
+    split = [setting for setting in found.settings if setting.items and setting.items_a_request < setting.max_items - 1]
+    if split:
+        fewest = min(split, key=lambda setting: setting.items_a_request / setting.max_items)
+        held = f"{fewest.items_a_request:.1f} texts"
+        yield (
+            "split",
+            f"packs of {fewest.max_items} had {held} on average: too long, or split after bad answers",
+            "yellow",
+        )
     failed = [setting for setting in found.settings if setting.failed]
     if failed:
         most = max(failed, key=lambda setting: setting.failed)

@@ -119,12 +119,20 @@ class ArmPlan:
     price: Price | None
     is_tried: bool
 
-    @property
-    def usd_per_million(self) -> Decimal | None:
-        """The expected cost of a million such texts; None where no price is known."""
+    def usd_per_million(self, held: float) -> Decimal | None:
+        """The expected cost of a million such texts; None where no price is known.
+
+        `held` is how many items a request has on average. Where packs are split it is less than their size; the part
+        of the cost that each request has anyhow is then paid so much more often.
+        """
         if self.price is None or not self.whole.asked:
             return None
-        return self.whole.packs.cost(self.price) * 1_000_000 / self.whole.asked
+        packs, singles = self.whole.packs, self.whole.singles
+        planned, alone = packs.cost(self.price), singles.cost(self.price)
+        requests = max(Decimal(packs.requests), Decimal(self.whole.asked / held))
+        if singles.requests > packs.requests:
+            planned += (alone - planned) * (requests - packs.requests) / (singles.requests - packs.requests)
+        return planned * 1_000_000 / self.whole.asked
 
 
 def plan_arms(trial: Trial, pilot: Pilot, texts: Sequence[str]) -> dict[Arm, ArmPlan]:

@@ -23,8 +23,14 @@ def pilot_with(
     return pilot
 
 
-def sentence(pilot: Pilot, costs: Mapping[Arm, Decimal | None] = FALLING, stopped: str = "") -> Advice:
-    return advise(pilot, costs, answers="labels", stopped=stopped)
+def sentence(
+    pilot: Pilot,
+    costs: Mapping[Arm, Decimal | None] = FALLING,
+    stopped: str = "",
+    held: Mapping[Arm, float] | None = None,
+) -> Advice:
+    full = {arm: float(arm.size) for arm in (pilot.singles, *pilot.arms())}
+    return advise(pilot, costs, held=full | dict(held or {}), answers="labels", stopped=stopped)
 
 
 def test_the_cheapest_setting_that_keeps_the_promise_is_named_with_its_saving_and_its_certainty() -> None:
@@ -61,6 +67,17 @@ def test_packs_that_would_not_be_cheaper_are_not_advised() -> None:
     assert advice.sentence == (
         "Ask each text alone (--max-items 1): packs keep nearly all labels, but they would not be cheaper."
     )
+
+
+def test_packs_that_had_to_be_split_are_taken_for_what_they_were() -> None:
+    pilot = pilot_with({5: 0.0, 10: 0.0})
+    costs = dict.fromkeys([SINGLES, *arms(5, 10)])
+    split = {arms(10)[0]: 1.0}
+    assert sentence(pilot, costs, held=split).arm == arms(5)[0]
+    assert sentence(pilot, costs, held={**split, arms(5)[0]: 1.0}).sentence.endswith("they would not be cheaper.")
+    assert sentence(pilot, {SINGLES: Decimal(40), arms(5)[0]: Decimal(30), arms(10)[0]: Decimal(40)}).arm.size == 5
+    same = dict.fromkeys([SINGLES, *arms(5, 10)], Decimal(40))
+    assert sentence(pilot, same).arm == SINGLES
 
 
 def test_what_costs_nothing_is_asked_in_the_largest_packs() -> None:

@@ -153,6 +153,32 @@ def test_answers_of_packs_are_never_read_as_singles(folder: Path, capsys: pytest
         assert asks == {"": 500, "single": 50, "single again": 50, "size 5": 50}
 
 
+def test_packs_that_a_gateway_cannot_answer_are_not_advised_though_their_parts_are_right(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running_gateway(
+        Setup(annotate=gold(GOLD), script=lambda _, texts: "prose" if len(texts) > 5 else "")
+    ) as gateway:
+        assert calibrate(gateway) == 0
+    out = capsys.readouterr().out
+    # each of them keeps the promise, in packs that are no larger than 5 in the end
+    assert len(re.findall(r"  yes$", out, re.MULTILINE)) == 4
+    assert "Use packs of 5: they cost" in out
+    assert re.search(r"^split +packs of 50 had 1\.\d texts on average", out, re.MULTILINE)
+
+
+def test_a_size_that_a_gateway_refuses_ends_the_pilot_and_the_smaller_ones_stand(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running_gateway(
+        Setup(annotate=gold(GOLD), script=lambda _, texts: "too-large" if len(texts) > 5 else "")
+    ) as gateway:
+        assert calibrate(gateway, "--sizes", "5,20") == 0
+    out = capsys.readouterr().out
+    assert "Use packs of 5: they cost" in out
+    assert re.search(r"^stopped +before all settings were tried: ", out, re.MULTILINE)
+
+
 def test_money_that_ends_stops_it_and_more_money_goes_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with running_gateway(Setup(annotate=by_size(CLEAR))) as gateway:
         assert calibrate(gateway, "--budget-usd", "0.004") == 4
