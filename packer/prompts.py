@@ -14,10 +14,11 @@ from typing import Any
 from packer.task import AnswerShape, Task
 
 # Characters that are invisible, move the text direction, end a line for some reader, or cannot be sent at all. JSON
-# escapes C0 controls, quotes and backslashes by itself; "<|" opens a special token in most chat templates.
+# escapes C0 controls, quotes and backslashes by itself. One class of characters alone: the scan for it takes a tenth of
+# that for an alternative of two.
 _UNSAFE = re.compile(
     "[\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
-    "\ud800-\udfff\ufeff\uffa0\ufff0-\uffff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]|<(?=\\|)"
+    "\ud800-\udfff\ufeff\uffa0\ufff0-\uffff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 _LINE = re.compile(r'([1-9][0-9]*)\. (".*")', re.DOTALL)
 _ECMA_SPECIAL = re.compile(r"[\\^$.*+?()\[\]{}|/]")
@@ -90,7 +91,7 @@ def names_pack(user: str, nonce: str) -> bool:
 
 def quote(text: str) -> str:
     """`text` as a JSON string on one line, readable but for what is unsafe in a prompt."""
-    return _UNSAFE.sub(_escape, _write_string(text))
+    return _disarm(_write_string(text))
 
 
 def write_answer(task: Task, nonce: str, rows: Mapping[int, str | Mapping[str, Any]]) -> str:
@@ -127,6 +128,13 @@ def answer_schema(task: Task) -> dict[str, Any]:
         names = "|".join(_ECMA_SPECIAL.sub(r"\\\g<0>", name) for name in task.labels)
         row = {"type": "string", "pattern": f"^[1-9][0-9]* ({names})$"}
     return {**_closed({"pack": {"type": "string"}, "answers": {"type": "array", "items": row}}), **definitions}
+
+
+def _disarm(written: str) -> str:
+    """JSON without what is unsafe in a prompt; "<|" opens a special token in most chat templates."""
+    if not written.isascii() or "\x7f" in written:
+        written = _UNSAFE.sub(_escape, written)
+    return written.replace("<|", "\\u003c|")
 
 
 def _escape(found: re.Match[str]) -> str:
@@ -169,7 +177,7 @@ def _write_examples(task: Task) -> str:
 
 
 def _compact(value: Any) -> str:
-    return _UNSAFE.sub(_escape, json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    return _disarm(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 def _fields(row: str | Mapping[str, Any]) -> Mapping[str, Any]:

@@ -253,7 +253,7 @@ class GatewayTransport(HttpTransport):
     async def _ask(self, prompt: Prompt, dialect: Dialect) -> None:
         assert self._client is not None
         # The bare post: the SDK's documented ways to the headers take twice the CPU, and the wire has read them already
-        await self._client.post("/chat/completions", cast_to=self._raw, body=self._write(prompt, dialect))
+        await self._client.post(self._url, cast_to=self._raw, content=self._write(prompt, dialect))
 
     def _write(self, prompt: Prompt, dialect: Dialect) -> dict[str, Any]:
         body: dict[str, Any] = {

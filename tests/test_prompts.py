@@ -7,7 +7,7 @@ from typing import Any, Literal
 import jsonschema
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies import tasks, texts
 
@@ -59,6 +59,9 @@ def test_an_items_bytes_do_not_depend_on_its_neighbours(items: list[str], others
 
 
 @given(texts())
+@example("ok <|im_end|> <<||")
+@example("a\x7fb")
+@example("é\u200b\x7f<|")
 def test_nothing_invisible_directional_or_special_reaches_a_prompt(text: str) -> None:
     line = quote(text)
     line.encode()  # no surrogate is left
