@@ -11,6 +11,21 @@ from collections.abc import Sequence
 
 from packer import __version__
 from packer.audit import MAX_DISAGREEMENT
+from packer.explanations import (
+    ABOUT,
+    CALIBRATE_ABOUT,
+    CALIBRATE_EXAMPLES,
+    EVALUATE_ABOUT,
+    EVALUATE_EXAMPLES,
+    EXIT_CODES,
+    LABEL_EXAMPLES,
+    LEDGER_ABOUT,
+    MODELS_ABOUT,
+    MODELS_EXAMPLES,
+    PLAN_ABOUT,
+    PLAN_EXAMPLES,
+    REPORT_ABOUT,
+)
 from packer.items import MAX_ITEMS_CEILING
 from packer.packs import UNTRUSTED_ITEMS
 from packer.parsing import (
@@ -32,101 +47,13 @@ from packer.parsing import (
 LEDGER = "prompt-packer.db"
 EVALUATED_BY = ("position", "pack-size", "length")
 
-_ABOUT = """\
-Label many short texts with an LLM: packed into few requests, checked one by
-one, never bought twice.
-"""
-_EXIT_CODES = """\
-exit codes:
-  0  every item is labelled
-  2  the call or the input is wrong; nothing was sent
-  3  finished, some items failed
-  4  stopped before the end; the same command again goes on
-  5  the ledger cannot be used
-"""
-_LABEL_EXAMPLES = """\
-examples:
-  prompt-packer label messages.csv --text text --labels spam,ham \\
-      --model local --output labelled.csv
-  prompt-packer label tickets.jsonl --text body --task task.toml \\
-      --model openai/gpt-4o-mini --base-url https://modeldatabase.com/v1 \\
-      --api-key-env MDB_API_KEY --budget-usd 5 --output labelled.jsonl
-"""
-_PLAN_ABOUT = """\
-Say what a job would send and cost: requests, tokens, money, and whether packing
-pays. Nothing is sent, no key is needed, and a job that runs is not disturbed.
-
-It takes the command line of label: write plan where label stands.
-"""
-_PLAN_EXAMPLES = """\
-examples:
-  prompt-packer plan messages.csv --text text --labels spam,ham \\
-      --model openai/gpt-4o-mini --budget-usd 1
-  prompt-packer plan tickets.jsonl --text body --task task.toml \\
-      --model my/model --price-input 0.10 --price-output 0.40 --max-items 50
-"""
-_MODELS_ABOUT = """\
-Compare what a whole table would cost with several models, at their list prices:
-in packs, one text a request, and through the provider's Batch API. Nothing is
-sent, and the ledger is not looked at.
-"""
-_MODELS_EXAMPLES = """\
-examples:
-  prompt-packer models messages.csv --text text --labels spam,ham
-  prompt-packer models tickets.jsonl --text body --task task.toml \\
-      --models openai/gpt-4o-mini,google/gemini-2.5-flash-lite
-"""
-_CALIBRATE_ABOUT = """\
-Find out with some of your own texts how large packs may be: each is asked alone
-and in packs that grow, until packs are no longer sure to give the same labels.
-The plan and its cost are shown first; then it asks, and ends with one sentence
-that says what to do. What a task file names with --task is settled in it.
-"""
-_CALIBRATE_EXAMPLES = """\
-examples:
-  prompt-packer calibrate messages.csv --text text --task task.toml \\
-      --model openai/gpt-4o-mini --budget-usd 1
-  prompt-packer calibrate tickets.jsonl --text body --labels spam,ham \\
-      --model openai/gpt-4o-mini --sizes 8,16,32 --write-task tickets.toml
-exit codes:
-  0  a setting was found
-  2  the call or the input is wrong; nothing was sent
-  3  not enough items to tell
-  4  stopped before the end; the same command again goes on
-  5  the ledger cannot be used
-"""
-_EVALUATE_ABOUT = """\
-Hold the labels of a table that label wrote against a column of right ones:
-accuracy, macro F1, precision and recall, what is confused with what, and where
-the errors sit. Nothing is sent.
-
---text names the texts that are shown beside errors (default: the column text).
---by position and --by pack-size also need what label was asked: --labels or
---task, --model, and its ledger.
-"""
-_EVALUATE_EXAMPLES = """\
-examples:
-  prompt-packer evaluate labelled.csv --gold gold
-  prompt-packer evaluate labelled.csv --gold gold --by position --by length \\
-      --labels spam,ham --model openai/gpt-4o-mini
-"""
-_LEDGER_ABOUT = """\
-Show what a ledger holds: answers, requests, money. It is only read, also
-while a job runs.
-
-  prompt-packer ledger [FILE]          how things stand
-  prompt-packer ledger verify [FILE]   read every row and say what is wrong
-  prompt-packer ledger export [FILE]   every answer as JSON lines
-  prompt-packer ledger doubt [FILE]    requests that were sent and got lost
-"""
-
 
 def read_arguments(given: Sequence[str] | None) -> argparse.Namespace:
     """What was asked, `command` among it. Raises `CallError`, and `SystemExit` after `--help` and `--version`."""
-    parser = Parser(prog=PROGRAM, description=_ABOUT, epilog=_EXIT_CODES)
+    parser = Parser(prog=PROGRAM, description=ABOUT, epilog=EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=Parser)
-    for add in (_add_label, _add_plan, _add_models, _add_calibrate, _add_evaluate, _add_ledger):
+    for add in (_add_label, _add_plan, _add_models, _add_calibrate, _add_evaluate, _add_report, _add_ledger):
         add(commands)
     return parser.parse_args(given)
 
@@ -138,7 +65,7 @@ def _add_label(commands: argparse._SubParsersAction[Parser]) -> None:
         description="Label each row of a CSV or JSONL table.",
         usage="prompt-packer label INPUT --text COLUMN (--labels A,B | --task FILE)\n"
         "                           --model MODEL [--output OUT] [options]",
-        epilog=f"{_LABEL_EXAMPLES}\n{_EXIT_CODES}",
+        epilog=f"{LABEL_EXAMPLES}\n{EXIT_CODES}",
     )
     _take_job(label)
 
@@ -147,10 +74,10 @@ def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     plan = commands.add_parser(
         "plan",
         help="say what label would send and cost, and send nothing",
-        description=_PLAN_ABOUT,
+        description=PLAN_ABOUT,
         usage="prompt-packer plan INPUT --text COLUMN (--labels A,B | --task FILE)\n"
         "                          --model MODEL [options]",
-        epilog=_PLAN_EXAMPLES,
+        epilog=PLAN_EXAMPLES,
     )
     _take_job(plan)
     shown = {"help", "input", "text", "labels", "task", "model", "base_url", "id", "encoding", "budget_usd"}
@@ -165,10 +92,10 @@ def _add_models(commands: argparse._SubParsersAction[Parser]) -> None:
     models = commands.add_parser(
         "models",
         help="compare what a job would cost with several models",
-        description=_MODELS_ABOUT,
+        description=MODELS_ABOUT,
         usage="prompt-packer models INPUT --text COLUMN (--labels A,B | --task FILE)\n"
         "                            [--models A,B,...] [options]",
-        epilog=_MODELS_EXAMPLES,
+        epilog=MODELS_EXAMPLES,
     )
     _take_input(models)
     _take_task(models)
@@ -186,10 +113,10 @@ def _add_calibrate(commands: argparse._SubParsersAction[Parser]) -> None:
     calibrate = commands.add_parser(
         "calibrate",
         help="find out how large packs may be, with some of your texts",
-        description=_CALIBRATE_ABOUT,
+        description=CALIBRATE_ABOUT,
         usage="prompt-packer calibrate INPUT --text COLUMN (--labels A,B | --task FILE)\n"
         "                               --model MODEL [options]",
-        epilog=_CALIBRATE_EXAMPLES,
+        epilog=CALIBRATE_EXAMPLES,
     )
     _take_input(calibrate)
     asked = _take_task(calibrate)
@@ -230,9 +157,9 @@ def _add_evaluate(commands: argparse._SubParsersAction[Parser]) -> None:
     evaluate = commands.add_parser(
         "evaluate",
         help="hold a labelled table against a column of right labels",
-        description=_EVALUATE_ABOUT,
+        description=EVALUATE_ABOUT,
         usage="prompt-packer evaluate LABELED --gold COLUMN [options]",
-        epilog=_EVALUATE_EXAMPLES,
+        epilog=EVALUATE_EXAMPLES,
     )
     add = evaluate.add_argument
     add("table", metavar="LABELED", help="a table that label wrote, or - for standard input")
@@ -283,15 +210,29 @@ def _take_job(label: Parser) -> None:
         help="items of a request that may have been billed without a word: ask again, or leave (default: retry)",
     )
     _take_seed(running)
-    add("--report", metavar="FILE", help="a .json file: settings, money, pace, failures; readable by you only")
+    add("--report", metavar="FILE", help="a .json file: settings, money, pace, failures; a .html file: its page too")
     _take_verbose(running)
+
+
+def _add_report(commands: argparse._SubParsersAction[Parser]) -> None:
+    report = commands.add_parser(
+        "report",
+        help="draw the page of a report",
+        description=REPORT_ABOUT,
+        usage="prompt-packer report REPORT.json [--evaluation FILE.json]\n"
+        "                            [--output PAGE.html]",
+    )
+    add = report.add_argument
+    add("report", metavar="REPORT.json", help="what label --report wrote")
+    add("--evaluation", metavar="FILE.json", help="what evaluate --json wrote, to be shown with it")
+    add("--output", metavar="PAGE.html", help="the page (default: beside the report); readable by you only")
 
 
 def _add_ledger(commands: argparse._SubParsersAction[Parser]) -> None:
     ledger = commands.add_parser(
         "ledger",
         help="show, verify or export a ledger",
-        description=_LEDGER_ABOUT,
+        description=LEDGER_ABOUT,
         usage="prompt-packer ledger [verify | export | doubt] [FILE]",
     )
     ledger.add_argument("words", nargs="*", metavar="FILE", help=f"the ledger (default: {LEDGER})")

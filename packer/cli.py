@@ -220,6 +220,13 @@ def _make_order(options: argparse.Namespace) -> Order:
     )
 
 
+def _run_report(options: argparse.Namespace) -> int:
+    from packer.page import make_page  # noqa: PLC0415  slow
+
+    page = make_page(options.report, evaluation=options.evaluation, output=options.output)
+    return _print([show_text(str(page))])
+
+
 def _run_ledger(options: argparse.Namespace) -> int:
     from packer.ledger_view import show_ledger, verify_ledger  # noqa: PLC0415  sqlite3
 
@@ -261,5 +268,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "models": _run_models,
     "calibrate": _run_calibrate,
     "evaluate": _run_evaluate,
+    "report": _run_report,
     "ledger": _run_ledger,
 }

@@ -18,7 +18,7 @@ from packer.errors import CallError
 from packer.items import MAX_ITEMS_CEILING
 
 PROGRAM = "prompt-packer"
-COMMANDS = "label, plan, models, calibrate, evaluate or ledger"
+COMMANDS = "label, plan, models, calibrate, evaluate, report or ledger"
 SHAPES = ("line", "pair", "object")
 MOST_IN_FLIGHT = 256
 

@@ -52,6 +52,7 @@ FLOORS = [
         "evaluating",
         "evaluation",
         "evaluation_view",
+        "explanations",
         "labelling",
         "ledger_view",
         "models_view",
@@ -61,7 +62,24 @@ FLOORS = [
         "plan_view",
         "planning",
     }
-    | {"examples", "progress", "report", "sampling", "seen", "signals", "summary", "tables", "task_files", "trials"},
+    | {
+        "charts",
+        "drawing",
+        "examples",
+        "page",
+        "progress",
+        "quality_charts",
+        "reading",
+        "recording",
+        "report",
+        "sampling",
+        "seen",
+        "signals",
+        "summary",
+        "tables",
+        "task_files",
+        "trials",
+    },
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -85,6 +103,7 @@ ROOMS = [
         "evaluating",
         "evaluation",
         "evaluation_view",
+        "explanations",
         "labelling",
         "ledger_view",
         "models_view",
@@ -94,7 +113,24 @@ ROOMS = [
         "plan_view",
         "planning",
     }
-    | {"examples", "progress", "report", "sampling", "seen", "signals", "summary", "tables", "task_files", "trials"},
+    | {
+        "charts",
+        "drawing",
+        "examples",
+        "page",
+        "progress",
+        "quality_charts",
+        "reading",
+        "recording",
+        "report",
+        "sampling",
+        "seen",
+        "signals",
+        "summary",
+        "tables",
+        "task_files",
+        "trials",
+    },
 ]
 
 
