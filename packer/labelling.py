@@ -25,14 +25,7 @@ from packer.examples import describe_examples
 from packer.headers import CHARGE_HEADER
 from packer.items import Item, Result, Status
 from packer.order import Order
-from packer.outputs import (
-    Output,
-    OutputFile,
-    OutputStream,
-    RowWriter,
-    encode_line,
-    open_output,
-)
+from packer.outputs import Output, OutputFile, OutputStream, RowWriter, choose_writer, encode_line, open_output
 from packer.progress import Display, row_printer
 from packer.recording import Recorder
 from packer.report import check_report_paths, encode_report, make_report

@@ -190,7 +190,8 @@ def test_a_task_file_that_is_wrong_names_its_key(refused: Refused) -> None:
 
 
 def test_missing_arguments(refused: Refused) -> None:
-    assert refused("in.csv", call=[]) == "label: missing: --text, --model"
+    assert refused("in.csv", call=[]) == "label: missing: --text"
+    assert refused("in.csv", call=["--text", "t", "--labels", "a,b"]) == "label: missing: --model"
     assert refused("in.csv", call=["--text", "t", "--model", "m"]) == "label: missing: --labels or --task"
     assert refused(call=CALL) == "label: missing: INPUT"
 
@@ -236,8 +237,8 @@ def test_a_hostile_value_is_one_line_that_is_not_obeyed(refused: Refused) -> Non
 
 def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, words in (
-        (["lable"], "COMMAND: expected label, plan, models or ledger, got 'lable'"),
-        ([], "expected a command: label, plan, models or ledger"),
+        (["lable"], "COMMAND: expected label, plan, models, calibrate, evaluate, report or ledger, got 'lable'"),
+        ([], "expected a command: label, plan, models, calibrate, evaluate, report or ledger"),
         (["ledger", "verify", "a", "b"], "ledger: expected one of verify, export, doubt and a FILE, got 2 files"),
     ):
         assert main(arguments) == 2
