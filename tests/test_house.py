@@ -30,14 +30,15 @@ FLOORS = [
         "prompts",
         "recovery",
     }
-    | {"refusals", "replies", "sizing"},
-    {"audit", "books", "dialects", "requests"},
+    | {"refusals", "replies", "sizing", "votes"},
+    {"audit", "books", "cascade", "dialects", "requests"},
     {"connections", "ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows", "local", "pricing"}
     | {"providers", "tokens", "transport", "wire"},
     {"account", "crew", "journal", "slots", "sources", "verdicts"},
     {"job", "lanes"},
     {"options", "telling"},
     {"auditing", "desk", "intake"},
+    {"voting"},
     {"runner", "testing"},
     {"sync"},
     {"__init__"},

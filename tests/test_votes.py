@@ -1,0 +1,292 @@
+"""Doubtful items are asked again until a majority is safe, and no further; every item ends once, after its votes."""
+
+import asyncio
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gateway.annotators import Annotator, chance, erring
+from gateway.probabilities import log_probabilities
+
+from packer.errors import Failure, TransportError
+from packer.events import AttemptEnded, Event
+from packer.exchange import Charge, ChargeSource, Prompt, Reply, StopReason, Token
+from packer.items import Decision, Result
+from packer.options import Doubt
+from packer.prompts import read_user, write_answer
+from packer.runner import Runner
+from packer.task import Task
+from packer.testing import FakeClock, FakeTransport
+from packer.usage import Price, Usage
+from packer.votes import Rule, Standing, Vote, lead, weigh
+from packer.voting import DoubtResult
+
+TASK = Task(["even", "odd"])
+PRICE = Price(Decimal("0.15"), Decimal("0.6"))
+CHARGE = Charge(Decimal("0.0001"), ChargeSource.HEADER)
+
+
+def parity(text: str) -> str:
+    return "even" if len(text) % 2 == 0 else "odd"
+
+
+def right(texts: Sequence[str], labels: Any) -> list[str]:
+    return [parity(text) for text in texts]
+
+
+def texts(count: int) -> list[str]:
+    return [f"text {'x' * (number % 7)} {number}" for number in range(count)]
+
+
+# The rule
+
+
+def votes_of(*answers: str | None, first: float | None = None) -> list[Vote]:
+    return [Vote(answer, first if place == 0 else None) for place, answer in enumerate(answers)]
+
+
+@pytest.mark.parametrize("most", [3, 5, 7, 9])
+@pytest.mark.parametrize("first", [None, 0.2])
+def test_the_rest_of_the_votes_can_change_nothing_once_it_stops_and_could_until_then(
+    most: int, first: float | None
+) -> None:
+    rule = Rule(most)
+    for answers in itertools.product("ab", repeat=most):
+        votes = votes_of(*answers, first=first)
+        asked = next(n for n in range(1, most + 1) if rule.judge(votes[:n]) is not Standing.OPEN)
+        pair_agrees = first is None and asked == 2 and answers[0] == answers[1]
+        assert rule.judge(votes[:asked]) is Standing.SAFE, "of two labels one has most of an odd number"
+        if not pair_agrees:
+            assert lead(votes[:asked]) == lead(votes), "whatever the rest is"
+            assert max(Counter(answers[:asked]).values()) == most // 2 + 1, "no vote too many"
+
+
+def test_votes_that_can_reach_no_majority_any_more_are_not_asked_for() -> None:
+    rule = Rule(5)
+    assert rule.judge(votes_of("a", "b", "c")) is Standing.OPEN
+    assert rule.judge(votes_of("a", "b", "c", "d")) is Standing.DOUBTFUL
+    assert rule.judge(votes_of("a", None, None)) is Standing.OPEN
+    assert rule.judge(votes_of("a", None, None, None)) is Standing.DOUBTFUL
+    assert lead(votes_of("b", "a", None, "a", "b")) == "b", "of equals the first"
+
+
+def test_confidence_decides_where_it_is_known_and_two_votes_where_it_is_not() -> None:
+    rule = Rule(3, 0.9)
+    assert rule.judge(votes_of("a", first=0.9)) is Standing.SAFE
+    assert rule.judge(votes_of("a", first=0.89)) is Standing.OPEN
+    assert rule.judge(votes_of("a")) is Standing.OPEN
+    assert rule.judge(votes_of("a", "a")) is Standing.SAFE
+    assert rule.judge(votes_of("a", "b")) is Standing.OPEN
+    assert Rule(5, 0.9).judge(votes_of("a", "a")) is Standing.SAFE
+    assert Rule(5, 0.9).judge([Vote("a"), Vote("a", 0.3)]) is Standing.OPEN, "they agree, and the second is unsure"
+    alone = Rule(1, 0.9)
+    assert alone.judge(votes_of("a", first=0.89)) is Standing.DOUBTFUL
+    assert alone.judge(votes_of("a")) is Standing.OPEN
+    assert alone.judge(votes_of("a", "a")) is Standing.SAFE
+    assert alone.judge(votes_of("a", "b")) is Standing.DOUBTFUL
+    assert Rule(1, 2.0).judge(votes_of("a")) is Standing.DOUBTFUL, "nothing that a vote says would be enough"
+
+
+def test_the_weight_of_votes_is_the_mean_of_what_they_gave_the_leading_answer() -> None:
+    assert weigh([Vote("a", 0.7)]) == 0.7
+    assert weigh(votes_of("a", "b", "a")) == pytest.approx(2 / 3)
+    assert weigh([Vote("a", 0.5), Vote("a", 0.9), Vote("b", 0.6), Vote("a", 0.8)]) == pytest.approx(0.55)
+    assert weigh([Vote("a"), Vote(None)]) == 0.5
+
+
+# The votes of a job
+
+
+class Gateway(FakeTransport):
+    """Answers as `annotator` does, who sees the whole pack, and as sure of a text as `sure` says (None: tells nothing).
+
+    `before` may answer in its place.
+    """
+
+    def __init__(
+        self, annotator: Annotator, *, sure: Callable[[str], float] | None = None, before: Any = None, **options: Any
+    ) -> None:
+        super().__init__(TASK, parity, fault=self._answer, **options)
+        self._before = before
+        self._annotator = annotator
+        self._sure = sure
+
+    def _answer(self, prompt: Prompt, number: int) -> Any:
+        if self._before is not None and (ended := self._before(prompt, number)) is not None:
+            return ended
+        nonce, asked = read_user(prompt.user)
+        labels = self._annotator(asked, TASK.labels)
+        text = write_answer(TASK, nonce, dict(enumerate(labels, 1)))
+        tokens = None
+        if self._sure is not None and prompt.logprobs:
+            told = log_probabilities(text, labels, [self._sure(one) for one in asked], seed=number)
+            tokens = [Token(bytes(entry["bytes"]), entry["logprob"]) for entry in told["content"]]
+        return Reply(text, StopReason.STOP, 1.0, Usage(100, 20), CHARGE, tokens=tokens)
+
+    def packs(self) -> list[list[str]]:
+        """The texts of every request."""
+        return [read_user(prompt.user)[1] for prompt in self.prompts]
+
+    def asked(self) -> Counter[str]:
+        """How often each text was asked."""
+        return Counter(text for pack in self.packs() for text in pack)
+
+
+def run(
+    given: Sequence[str], transport: FakeTransport, doubt: Doubt | None, **options: Any
+) -> tuple[list[Result], DoubtResult, Runner, list[Event]]:
+    events: list[Event] = []
+    options = {"model": "m", "ledger": None, "on_event": events.append} | options
+
+    async def work() -> tuple[list[Result], DoubtResult, Runner, list[Event]]:
+        async with Runner(TASK, transport=transport, doubt=doubt, **options) as runner:
+            results = [result async for result in runner.stream(given)]
+            found = runner.doubts()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert found is not None
+        return results, found, runner, events
+
+    return FakeClock().run(work())
+
+
+def unsure(text: str) -> float:
+    """One text in five is doubtful."""
+    return 0.6 if chance("doubtful", text) < 0.2 else 0.99
+
+
+def test_only_doubtful_items_are_asked_again_in_other_packs_and_orders_and_every_item_ends_once() -> None:
+    given = texts(1_000)
+    transport = Gateway(right, sure=unsure)
+    results, found, runner, events = run(given, transport, Doubt(vote=3))
+    assert [result.item.text for result in results] == given
+    assert all(result.label == parity(result.item.text) for result in results)
+    doubtful = {text for text in given if unsure(text) < 0.9}
+    assert transport.asked() == {text: 2 if text in doubtful else 1 for text in given}, "two of three agree"
+    for result in results:
+        asked_again = result.item.text in doubtful
+        assert (result.decision, result.votes) == ((Decision.VOTE, 2) if asked_again else (Decision.FIRST, 1))
+        assert result.confidence == pytest.approx(unsure(result.item.text)), "the mean of both"
+        assert not result.known
+    assert (found.asked_again, found.votes, found.changed, found.doubtful) == (len(doubtful), len(doubtful), 0, 0)
+    again = [event for event in events if isinstance(event, AttemptEnded) and event.ask == "vote 2"]
+    assert found.vote_requests == len(again)
+    assert found.vote_usd == len(again) * CHARGE.usd
+    assert sum(event.items for event in again) == len(doubtful)
+    assert len(again) <= len(doubtful) / 20 + 3, "votes wait until packs are full"
+    assert (runner.statistics().items, runner.statistics().labelled) == (1_000, 1_000)
+    first_packs = {text: set(pack) for pack in transport.packs()[:50] for text in pack}
+    mates = [len(first_packs[text] & set(pack)) for pack in transport.packs()[50:] for text in pack]
+    assert sum(mates) / len(mates) < 10, "others than before"
+
+
+def test_without_log_probabilities_every_item_gets_a_second_vote_and_only_those_that_differ_a_third() -> None:
+    given = texts(400)
+    transport = Gateway(erring(right, base=0.2, anew=True))
+    results, found, _, _ = run(given, transport, Doubt(vote=3))
+    asked = transport.asked()
+    assert set(asked.values()) == {2, 3}
+    assert found.asked_again == 400
+    assert found.votes == sum(asked.values()) - 400
+    for result in results:
+        assert result.votes == asked[result.item.text]
+        assert result.confidence == pytest.approx(1.0 if result.votes == 2 else 2 / 3)
+        assert result.decision is Decision.VOTE
+    assert 0 < found.changed < 80
+    assert (found.doubtful, found.escalated) == (0, 0)
+
+
+def accuracy(results: Sequence[Result]) -> float:
+    return sum(result.label == parity(result.item.text) for result in results) / len(results)
+
+
+@pytest.mark.parametrize("most", [3, 5])
+def test_votes_whose_errors_are_independent_are_right_as_the_binomial_law_says(most: int) -> None:
+    wrong, count = 0.2, 1_500
+    expected = sum(math.comb(most, k) * (1 - wrong) ** k * wrong ** (most - k) for k in range(most // 2 + 1, most + 1))
+    results, found, _, _ = run(
+        texts(count), Gateway(erring(right, base=wrong, anew=True), sure=lambda _: 0.8), Doubt(most)
+    )
+    assert abs(accuracy(results) - expected) < 4 * math.sqrt(expected * (1 - expected) / count)
+    assert accuracy(results) > 1 - wrong + 0.05
+    assert found.doubtful == 0
+
+
+def test_votes_do_not_mend_what_is_hard_about_the_text_itself() -> None:
+    given = texts(1_500)
+    annotator = erring(right, base=0.2)
+    once, _, _, _ = run(given, Gateway(annotator, sure=lambda _: 0.99), Doubt(5))
+    voted, found, _, _ = run(given, Gateway(annotator, sure=lambda _: 0.8), Doubt(5))
+    assert found.votes == 3_000, "two more for each"
+    assert [result.label for result in voted] == [result.label for result in once]
+    assert found.changed == 0
+
+
+def test_a_second_run_buys_nothing_and_decides_the_same(tmp_path: Path) -> None:
+    given = texts(300) + texts(100)
+    for number, sure in enumerate([None, unsure]):
+        ledger = tmp_path / f"{number}.db"
+        first, second = (Gateway(erring(right, base=0.25, anew=True), sure=sure) for _ in range(2))
+        results, found, _, _ = run(given, first, Doubt(vote=5), ledger=ledger)
+        again, same, runner, _ = run(given, second, Doubt(vote=5), ledger=ledger)
+        assert not second.prompts
+        assert found.changed > 0
+        assert [(r.label, r.decision, r.votes, r.confidence) for r in again] == [
+            (r.label, r.decision, r.votes, r.confidence) for r in results
+        ]
+        assert all(result.known for result in again)
+        assert (runner.statistics().known, same.vote_requests) == (400, 0)
+        assert max(first.asked().values()) <= 5
+
+
+# Escalation
+
+
+def strong_and_weak(annotator: Annotator, **options: Any) -> tuple[Gateway, Gateway, Doubt]:
+    weak, strong = Gateway(annotator, **options), Gateway(right)
+    return weak, strong, Doubt(escalate="strong", transport=strong)
+
+
+def test_what_is_doubtful_is_asked_of_the_stronger_model_alone_and_its_label_wins() -> None:
+    given = texts(500)
+    weak, strong, doubt = strong_and_weak(lambda texts, _: ["odd"] * len(texts), sure=unsure)
+    results, found, runner, events = run(given, weak, doubt)
+    doubtful = {text for text in given if unsure(text) < 0.9}
+    assert strong.asked() == dict.fromkeys(doubtful, 1)
+    assert {len(pack) for pack in strong.packs()} == {1}
+    for result in results:
+        escalated = result.item.text in doubtful
+        assert result.label == (parity(result.item.text) if escalated else "odd")
+        assert result.decision is (Decision.ESCALATED if escalated else Decision.FIRST)
+    overruled = sum(parity(text) == "even" for text in doubtful)
+    assert (found.escalated, found.overruled, found.changed) == (len(doubtful), overruled, overruled)
+    assert (found.escalate_requests, found.escalate_usd) == (len(doubtful), len(doubtful) * CHARGE.usd)
+    assert (found.asked_again, found.vote_requests) == (0, 0)
+    assert {event.ask for event in events if isinstance(event, AttemptEnded)} == {"", "escalated"}
+    assert runner.statistics().settled == (len(weak.prompts) + len(strong.prompts)) * CHARGE.usd
+
+
+def test_without_log_probabilities_what_two_votes_differ_in_is_escalated() -> None:
+    weak, strong, doubt = strong_and_weak(erring(right, base=0.2, anew=True))
+    results, found, _, _ = run(texts(400), weak, doubt)
+    assert set(weak.asked().values()) == {2}
+    assert 80 < found.escalated < 180, "0.2 x 0.8 x 2 of 400 are 128"
+    assert set(strong.asked()) == {r.item.text for r in results if r.decision is Decision.ESCALATED}
+    assert accuracy(results) > 0.92, "wrong only where both votes were: 0.04"
+
+
+def test_what_votes_leave_in_doubt_is_escalated() -> None:
+    def before(_: Prompt, number: int) -> TransportError | None:
+        return TransportError(Failure.BAD_REQUEST, "no") if number > 1 else None
+
+    weak, strong, _ = strong_and_weak(right, sure=lambda _: 0.5, before=before)
+    results, found, _, _ = run(["one text"], weak, Doubt(3, escalate="strong", transport=strong))
+    assert (results[0].decision, results[0].label) == (Decision.ESCALATED, parity("one text"))
+    assert (found.votes, found.escalated, found.doubtful) == (2, 1, 0), "two votes without an answer"
+    results, found, _, _ = run(["one text"], Gateway(right, sure=lambda _: 0.5, before=before), Doubt(3))
+    assert (results[0].decision, results[0].label, results[0].votes) == (Decision.DOUBTFUL, parity("one text"), 3)
+    assert (found.votes, found.doubtful) == (2, 1)
