@@ -53,7 +53,7 @@ class DoubtResult:
 
     `asked_again` texts got more than one answer of the job's own model, `votes` answers more in all; `changed` of them
     ended with another label than their first. `escalated` texts got the answer of the stronger model, of which
-    `overruled` were another. `doubtful` are in doubt still, `cut` of them because the job stopped or an answer failed.
+    `overruled` were another. `doubtful` are in doubt still. `cut` answers were not asked for, because of `stopped`.
     `vote_usd` and `escalate_usd` are what the requests for these were charged in this run, None where that is unknown.
     `threshold` is what a sample chose, None where none was asked for.
     """
@@ -65,6 +65,7 @@ class DoubtResult:
     overruled: int = 0
     doubtful: int = 0
     cut: int = 0
+    stopped: str | None = None
     vote_requests: int = 0
     vote_usd: Decimal | None = Decimal(0)
     escalate_requests: int = 0
@@ -127,6 +128,7 @@ class Jury:
         self._timer: asyncio.TimerHandle | None = None
         self._counts: Counter[str] = Counter()
         self._threshold: Threshold | None = None
+        self._stopped: str | None = None
         self._pilot: dict[str, tuple[list[Vote], Any]] | None = None  # text -> cheap votes, strong answer
 
     # What the board asks
@@ -177,6 +179,7 @@ class Jury:
         strong = self._spent(ESCALATED)
         return DoubtResult(
             **self._counts,
+            stopped=self._stopped,
             vote_requests=sum(spent.requests for spent in votes),
             vote_usd=None if any(spent.untold for spent in votes) else sum((one.usd for one in votes), Decimal(0)),
             escalate_requests=strong.requests,
@@ -229,7 +232,9 @@ class Jury:
     def _told(self, case: Case, around: Round, result: Result) -> None:
         is_labelled = result.status is Status.LABELLED
         answer = (result.label, result.record) if is_labelled else None
-        self._counts["cut"] += result.status is Status.PENDING
+        if result.status is Status.PENDING:
+            self._counts["cut"] += 1
+            self._stopped = self._stopped or result.error.removeprefix("stopped: ")
         case.known = case.known and result.known
         if around is self._expert:
             if self._pilot is not None:

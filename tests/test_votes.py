@@ -13,11 +13,12 @@ import pytest
 from gateway.annotators import Annotator, chance, erring
 from gateway.probabilities import log_probabilities
 
-from packer.errors import Failure, TransportError
+from packer.errors import CallError, Failure, PriceError, TransportError
 from packer.events import AttemptEnded, Event
 from packer.exchange import Charge, ChargeSource, Prompt, Reply, StopReason, Token
-from packer.items import Decision, Result
+from packer.items import Decision, Result, Status
 from packer.options import Doubt
+from packer.packs import PackLimits
 from packer.prompts import read_user, write_answer
 from packer.runner import Runner
 from packer.task import Task
@@ -290,3 +291,137 @@ def test_what_votes_leave_in_doubt_is_escalated() -> None:
     results, found, _, _ = run(["one text"], Gateway(right, sure=lambda _: 0.5, before=before), Doubt(3))
     assert (results[0].decision, results[0].label, results[0].votes) == (Decision.DOUBTFUL, parity("one text"), 3)
     assert (found.votes, found.doubtful) == (2, 1)
+
+
+def test_a_stronger_model_that_cannot_answer_leaves_the_item_in_doubt_with_the_label_that_leads() -> None:
+    weak = Gateway(right, sure=lambda _: 0.5)
+    strong = Gateway(right, before=lambda *_: TransportError(Failure.BAD_REQUEST, "no"))
+    results, found, _, _ = run(texts(2), weak, Doubt(escalate="strong", transport=strong))
+    assert [(r.label, r.decision) for r in results] == [(parity(text), Decision.DOUBTFUL) for text in texts(2)]
+    assert (found.escalated, found.doubtful, found.cut) == (0, 2, 0)
+
+
+# Stops
+
+
+@pytest.mark.parametrize("budget", ["0.01", "0.004"])
+def test_a_budget_that_ends_among_the_votes_leaves_every_item_with_what_leads_so_far(
+    tmp_path: Path, budget: str
+) -> None:
+    given = texts(600)
+    options: dict[str, Any] = {"price": PRICE, "ledger": tmp_path / "l.db"}
+    transport = Gateway(erring(right, base=0.3, anew=True), sure=lambda _: 0.5)
+    results, found, runner, _ = run(given, transport, Doubt(5), budget_usd=budget, **options)
+    assert [result.item.text for result in results] == given
+    assert runner.statistics().settled <= Decimal(budget)
+    assert found.stopped is not None
+    assert found.stopped.startswith("budget: ")
+    assert {result.status for result in results} <= {Status.LABELLED, Status.PENDING}
+    decisions = Counter(result.decision for result in results if result.status is Status.LABELLED)
+    assert decisions[Decision.DOUBTFUL] == found.doubtful == found.cut > 0
+    bought = transport.asked()
+    again = Gateway(erring(right, base=0.3, anew=True), sure=lambda _: 0.5)
+    results, found, _, _ = run(given, again, Doubt(5), **options)
+    assert {(r.status, r.decision) for r in results} == {(Status.LABELLED, Decision.VOTE)}
+    total = bought + again.asked()
+    assert all(result.votes == total[result.item.text] for result in results), "no vote is bought twice"
+
+
+def test_a_stop_in_the_middle_ends_every_item_once() -> None:
+    given = texts(2_000)
+    for seconds in (0.5, 1.5, 2.5, 3.5, 4.5):
+        weak, strong = Gateway(erring(right, base=0.3, anew=True), sure=lambda _: 0.5), Gateway(right)
+
+        async def work(weak: Gateway = weak, strong: Gateway = strong, seconds: float = seconds) -> list[Result]:
+            doubt = Doubt(3, escalate="strong", transport=strong)
+            async with Runner(TASK, model="m", transport=weak, ledger=None, doubt=doubt, concurrency=20) as runner:
+                asyncio.get_running_loop().call_later(seconds, runner.stop, "enough")
+                results = [result async for result in runner.stream(given)]
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            return results
+
+        clock = FakeClock()
+        results = clock.run(work())
+        assert [result.item.text for result in results] == given
+        assert {result.status for result in results} == {Status.LABELLED, Status.PENDING}
+        assert clock.now < seconds + 1.5, "what is in flight is waited for, and nothing else"
+
+
+def test_a_stream_that_is_left_buys_no_more_votes_and_others_still_get_theirs() -> None:
+    given = texts(200)
+    transport = Gateway(right, sure=lambda _: 0.5)
+
+    async def work() -> tuple[int, list[Result]]:
+        async with Runner(TASK, model="m", transport=transport, ledger=None, doubt=Doubt(3), concurrency=1) as runner:
+            stream = runner.stream(given)
+            kept = [asyncio.create_task(runner.submit(text)) for text in given[:5]]
+            assert (await anext(stream)).decision is Decision.VOTE
+            await stream.aclose()
+            at = sum(transport.asked().values())
+            results = await asyncio.gather(*kept)
+            await asyncio.sleep(500)
+            assert not runner._job.is_waiting(), "nothing may stay on the board"
+            return at, results
+
+    at, results = FakeClock().run(work())
+    assert [(r.label, r.votes) for r in results] == [(parity(text), 2) for text in given[:5]]
+    assert sum(transport.asked().values()) <= at + 5
+    assert max(transport.asked().values()) <= 2
+
+
+def test_a_vote_does_not_wait_longer_than_half_a_minute_for_company() -> None:
+    transport = Gateway(right, sure=lambda text: 0.5 if text == "first" else 1.0)
+
+    async def slowly() -> Any:
+        yield "first"
+        for number in range(100):
+            await asyncio.sleep(0.9)
+            yield f"text {number}"
+
+    async def work() -> float:
+        async with Runner(TASK, model="m", transport=transport, ledger=None, doubt=Doubt(3)) as runner:
+            async for result in runner.stream(slowly()):
+                assert result.votes == 2
+                return asyncio.get_running_loop().time()
+        raise AssertionError
+
+    assert FakeClock().run(work()) < 35
+
+
+def test_what_breaks_while_votes_are_asked_is_told_to_whoever_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def before(prompt: Prompt, number: int) -> None:
+        if number > 1:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(["one"], Gateway(right, sure=lambda _: 0.5, before=before), Doubt(3))
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, "expected votes, a stronger model, or both"),
+        ({"vote": 4}, "vote: expected 3, 5, 7 or 9"),
+        ({"vote": 3, "below": 0}, "below: expected a share"),
+        ({"vote": 3, "target": 0.9}, "expected a stronger model to escalate to, and no votes"),
+        ({"escalate": "strong", "target": 1.0}, "target: expected a share between 0 and 1"),
+        ({"escalate": "strong", "target": 0.9, "delta": 0}, "delta: expected a share between 0 and 1"),
+    ],
+)
+def test_a_doubt_that_makes_no_sense_is_refused(given: dict[str, Any], wanted: str) -> None:
+    with pytest.raises(CallError, match=wanted):
+        Doubt(**given)
+
+
+def test_what_cannot_be_asked_is_refused_before_anything_is_sent() -> None:
+    transport = Gateway(right)
+    with pytest.raises(CallError, match="a single asked again is the same question"):
+        run(["one"], transport, Doubt(3), limits=PackLimits(max_items=1))
+    with pytest.raises(CallError, match="another model than m"):
+        run(["one"], transport, Doubt(escalate="m", transport=transport))
+    with pytest.raises(PriceError, match="strong"):
+        run(["one"], transport, Doubt(escalate="strong", transport=Gateway(right)), budget_usd=1, price=PRICE)
+    assert not transport.prompts
