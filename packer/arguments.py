@@ -88,6 +88,10 @@ examples:
   prompt-packer evaluate labelled.csv --gold gold --by position --by length \\
       --labels spam,ham --model openai/gpt-4o-mini
 """
+_REPORT_ABOUT = """\
+Draw the page of a report: one HTML file with plots, which needs no network and
+runs no script. The report is what label --report wrote; it is checked first.
+"""
 _LEDGER_ABOUT = """\
 Show what a ledger holds: answers, requests, money. It is only read, also
 while a job runs.
@@ -104,7 +108,7 @@ def read_arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog=PROGRAM, description=_ABOUT, epilog=_EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=Parser)
-    for add in (_add_label, _add_plan, _add_models, _add_evaluate, _add_ledger):
+    for add in (_add_label, _add_plan, _add_models, _add_evaluate, _add_report, _add_ledger):
         add(commands)
     options = parser.parse_args(given)
     if getattr(options, "max_items", 0) is None:
@@ -220,8 +224,22 @@ def _take_job(label: Parser) -> None:
         help="items of a request that may have been billed without a word: ask again, or leave (default: retry)",
     )
     _take_seed(running)
-    add("--report", metavar="FILE", help="a .json file: settings, money, pace, failures; readable by you only")
+    add("--report", metavar="FILE", help="a .json file: settings, money, pace, failures; a .html file: its page too")
     add("-v", "--verbose", action="store_true", help="one line a request on standard error")
+
+
+def _add_report(commands: argparse._SubParsersAction[Parser]) -> None:
+    report = commands.add_parser(
+        "report",
+        help="draw the page of a report",
+        description=_REPORT_ABOUT,
+        usage="prompt-packer report REPORT.json [--evaluation FILE.json]\n"
+        "                            [--output PAGE.html]",
+    )
+    add = report.add_argument
+    add("report", metavar="REPORT.json", help="what label --report wrote")
+    add("--evaluation", metavar="FILE.json", help="what evaluate --json wrote, to be shown with it")
+    add("--output", metavar="PAGE.html", help="the page (default: beside the report); readable by you only")
 
 
 def _add_ledger(commands: argparse._SubParsersAction[Parser]) -> None:

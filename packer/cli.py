@@ -191,6 +191,13 @@ def _make_order(options: argparse.Namespace) -> Order:
     )
 
 
+def _run_report(options: argparse.Namespace) -> int:
+    from packer.page import make_page  # noqa: PLC0415  slow
+
+    page = make_page(options.report, evaluation=options.evaluation, output=options.output)
+    return _print([show_text(str(page))])
+
+
 def _run_ledger(options: argparse.Namespace) -> int:
     from packer.ledger_view import show_ledger, verify_ledger  # noqa: PLC0415  sqlite3
 
@@ -231,5 +238,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "plan": _run_plan,
     "models": _run_models,
     "evaluate": _run_evaluate,
+    "report": _run_report,
     "ledger": _run_ledger,
 }

@@ -85,6 +85,7 @@ class Desk:
         """A new way to a model; it stays, with all that is known of it, as long as the desk."""
         route = Route(model, transport, Limiter(cap=MOST_IN_FLIGHT, fixed=concurrency))
         self.account.routes.append(route)
+        self.journal.on_late.append(route.limiter.waited)
         return route
 
     async def start_job(self, task: Task, model: str, ask: str) -> int:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import stat
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -25,20 +24,23 @@ from packer.headers import CHARGE_HEADER
 from packer.items import Item, Result, Status
 from packer.order import Order
 from packer.outputs import Output, OutputFile, OutputStream, RowWriter, choose_names, encode_line, make_writer
+from packer.overwriting import refuse_overwriting
 from packer.progress import Display, row_printer
-from packer.report import check_report_path, encode_report, make_report
+from packer.recording import Recorder
+from packer.report import check_report_paths, encode_report, make_report
 from packer.signals import Signals
 from packer.summary import Ending, Line, ResultTable, write_summary
 from packer.tables import Checked, Format, Reader, Row, check_table, format_of, is_streamed, refuse_new_keys
 
 if TYPE_CHECKING:
     from packer.audit import AuditResult
-    from packer.events import Statistics
+    from packer.events import Event, Statistics
     from packer.runner import Runner
 
 DONE, FAILED, STOPPED = 0, 3, 4
 _REASONS_KEPT = 1_000  # of failed items; more are counted as one
 _TICK = 0.25  # seconds between two looks at the statistics
+_FIRST_TICK = 0.05  # at the start, so that a short job has a course too
 
 
 def label_table(order: Order) -> int:
@@ -47,16 +49,17 @@ def label_table(order: Order) -> int:
         signals = undo.enter_context(Signals())
         reader = _open_input(order)
         undo.callback(reader.close)
-        _refuse_overwriting(order)
+        refuse_overwriting(order)
         shows_table = order.table or (order.output is None and sys.stdout.isatty())
         form = reader.format
         output: Output | None = None
         if order.output is not None or not shows_table:
             output, form = _open_output(order.output, reader.format)
             undo.callback(output.abandon)
-        report = None if order.report is None else OutputFile(check_report_path(order.report), private=True)
-        if report is not None:
-            undo.callback(report.abandon)
+        report, page = _open_report(order.report)
+        for written in (report, page):
+            if written is not None:
+                undo.callback(written.abandon)
         checked: Checked | None = None
         if not is_streamed(order.input):
             checked = check_table(reader)
@@ -70,6 +73,7 @@ def label_table(order: Order) -> int:
             rows=None if checked is None else checked.rows,
             output=output,
             report=report,
+            page=page,
             writer=make_writer(
                 form, columns=columns, fields=order.fields, names=names, raw=order.raw, confidence=order.confidence
             ),
@@ -91,6 +95,7 @@ class _Job:
         rows: int | None,
         output: Output | None,
         report: Output | None,
+        page: Output | None,
         writer: RowWriter,
         fixed: bool,
         shows_table: bool,
@@ -102,6 +107,7 @@ class _Job:
         self._rows = rows
         self._output = output
         self._report = report
+        self._page = page
         self._writer = writer
         self._fixed = fixed
         self._names = names
@@ -116,6 +122,7 @@ class _Job:
         self._read: deque[Row] = deque()  # rows whose results are still to come
         self._reasons: Counter[str] = Counter()
         self._unsure = 0  # labelled items whose confidence is wanted and unknown
+        self._recorder = Recorder()
         self._notice = ""
         self._broken = ""
         self._nobody_reads = False
@@ -164,10 +171,11 @@ class _Job:
                 audit=order.audit,
                 max_disagreement=order.max_disagreement,
                 confidence=order.confidence,
-                on_event=display.event,
+                on_event=self._hear,
             )
+            self._display = display
             async with runner:
-                self._display, self._loop, self._runner = display, asyncio.get_running_loop(), runner
+                self._loop, self._runner = asyncio.get_running_loop(), runner
                 earlier = runner.statistics()
                 if self._notice:
                     display.line(f"model local: {self._notice}", "yellow")
@@ -217,6 +225,7 @@ class _Job:
             await self._put(self._writer.header(), self._table.header() if self._table else None)
             async for result in runner.stream(self._items()):
                 row = self._read.popleft()
+                self._recorder.result(row.text, result)
                 if result.status is Status.FAILED:
                     known = result.error in self._reasons or len(self._reasons) < _REASONS_KEPT
                     self._reasons[result.error if known else "another reason"] += 1
@@ -303,7 +312,7 @@ class _Job:
         assert self._runner is not None, "and a runner"
         price = self._runner.price
         report = make_report(
-            task=self._order.task.fingerprint,
+            task=self._order.task,
             began=began,
             ended=datetime.now(UTC),
             exit_code=code,
@@ -313,19 +322,41 @@ class _Job:
             now=now,
             failed=dict(self._reasons),
             audit=self._audit,
+            recording=self._recorder.finish(now),
         )
+        self._write_whole(file, encode_report(report))
+        if self._page is not None:  # second: the page can be made again from the report
+            from packer.page import write_page  # noqa: PLC0415  as above
+
+            try:
+                page = write_page(report)
+            except Exception as error:  # noqa: BLE001  what draws is no part of the job, and the report is written
+                self._page.abandon()
+                self._display.line(f"{self._order.report}: the page cannot be drawn: {error}", "red")
+            else:
+                self._write_whole(self._page, page.encode())
+
+    def _write_whole(self, file: Output, data: bytes) -> None:
+        assert self._display is not None, "as above"
         try:
-            file.write(encode_report(report))
+            file.write(data)
             file.finish()
         except OSError as error:
             file.abandon()
             message = f"{self._order.report}: the report cannot be written: {error.strerror}"
             self._display.line(message, "red")
 
+    def _hear(self, event: Event) -> None:
+        assert self._display is not None, "a runner that speaks has a display"
+        self._recorder.event(event)
+        self._display.event(event)
+
     async def _tick(self, display: Display, runner: Runner) -> None:
         while True:
-            display.update(runner.statistics())
-            await asyncio.sleep(_TICK)
+            now = runner.statistics()
+            display.update(now)
+            self._recorder.sample(now)
+            await asyncio.sleep(min(_TICK, max(now.seconds / 20, _FIRST_TICK)))
 
     def _summary(self, earlier: Statistics, now: Statistics, stopped: str) -> list[Line]:
         order = self._order
@@ -351,35 +382,21 @@ def _open_input(order: Order) -> Reader:
     return Reader(order.input, text=order.text, id_column=order.id_column, encoding=order.encoding)
 
 
-def _refuse_overwriting(order: Order) -> None:
-    if sys.stdout is None and (order.table or order.output in {None, "-"}):
-        raise CallError("standard output is closed; expected --output FILE")
-    if order.table and order.output == "-":
-        raise CallError("--table: the rows go to standard output already (--output -); expected one of the two")
-    read = {"input": order.input, "task file": order.task_file, "key file": order.api_key_file}
-    read["examples"] = order.examples
-    for path, name in ((order.output or "-", "output"), (order.report, "report")):
-        written = None if path is None else _identity(path, 1)
-        for what, source in read.items():
-            if written is not None and source is not None and written == _identity(source, 0):
-                shown = path if order.output is not None or name == "report" else "standard output"
-                raise CallError(f"{shown}: the {name} is the {what}; expected another file")
-    taken = {os.path.realpath(order.ledger): "ledger"}
-    for path, name in ((order.output, "output"), (order.report, "report")):
-        if path is None or path == "-":
-            continue
-        other = taken.setdefault(os.path.realpath(path), name)
-        if other != name:
-            raise CallError(f"{path}: the {name} is the {other}; expected another file")
+def _open_report(path: str | None) -> tuple[Output | None, Output | None]:
+    if path is None:
+        return None, None
+    file, page = check_report_paths(path)
+    if page is None:
+        return OutputFile(file, private=True), None
+    from packer.page import check_page_can_be_made  # noqa: PLC0415  slow
 
-
-def _identity(path: str, descriptor: int) -> tuple[int, int] | None:
-    """What a regular file is, under whatever name; None for anything else."""
+    check_page_can_be_made()
+    report = OutputFile(file, private=True)
     try:
-        found = os.fstat(descriptor) if path == "-" else Path(path).stat()
-    except (OSError, ValueError):
-        return None
-    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+        return report, OutputFile(page, private=True)
+    except CallError:
+        report.abandon()
+        raise
 
 
 def _open_output(path: str | None, source: Format) -> tuple[Output, Format]:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from packer.errors import CallError
 
 PROGRAM = "prompt-packer"
-COMMANDS = "label, plan, models, evaluate or ledger"
+COMMANDS = "label, plan, models, evaluate, report or ledger"
 MOST_IN_FLIGHT = 256
 
 

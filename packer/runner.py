@@ -45,7 +45,8 @@ from packer.tokens import bound_tokens, count_tokens
 from packer.transport import Transport
 from packer.usage import FREE, Price
 from packer.verdicts import Request
-from packer.voting import DoubtResult, Jury, convene
+from packer.votes import DoubtResult
+from packer.voting import Jury, convene
 
 DEFAULT_LEDGER = "prompt-packer.db"
 _DEADLINE = 120.0  # seconds for one request, whatever happens on its way

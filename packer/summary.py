@@ -189,7 +189,7 @@ def _facts(ending: Ending) -> Iterator[tuple[str, str, str]]:
     if levels := _write_levels(now):
         yield "in flight", levels, ""
     rate = f", {now.items / now.seconds:,.1f} items a second" if now.seconds > 0 and now.items else ""
-    yield "time", f"{_write_seconds(now.seconds)}{rate}", ""
+    yield "time", f"{write_seconds(now.seconds)}{rate}", ""
     if now.refused_settings:
         yield "refused", f"the gateway does not take {', '.join(now.refused_settings)}; it was left out", ""
     for given, chosen in ending.renamed:
@@ -302,7 +302,8 @@ def _write_levels(now: Statistics) -> str:
     return "; ".join(parts)
 
 
-def _write_seconds(seconds: float) -> str:
+def write_seconds(seconds: float) -> str:
+    """A duration for a person."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

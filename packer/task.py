@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from packer.records import Record
 
 # Part of the fingerprint: a change to what prompts.py writes is a change to what the model answers.
-PROMPT_FORMAT = 1
+PROMPT_FORMAT = 2
 _MOST_USD = 1_000_000
 
 LabelsLike: TypeAlias = Mapping[str, str] | Iterable[str] | type[Enum] | Any  # Any: a Literal[...] form

@@ -12,8 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum, auto
 from typing import Any
+
+from packer.cascade import Threshold
 
 MOST_VOTES = (3, 5, 7, 9)
 BELOW = 0.9
@@ -33,6 +36,32 @@ class Standing(Enum):
     SAFE = auto()
     OPEN = auto()  # one more vote can tell
     DOUBTFUL = auto()  # no further vote can make it safe
+
+
+@dataclass(frozen=True, slots=True)
+class DoubtResult:
+    """What came of doubtful items.
+
+    `asked_again` texts got more than one answer of the job's own model, `votes` answers more in all; `changed` of them
+    ended with another label than their first. `escalated` texts got the answer of the stronger model, of which
+    `overruled` were another. `doubtful` are in doubt still. `cut` answers were not asked for, because of `stopped`.
+    `vote_usd` and `escalate_usd` are what the requests for these were charged in this run, None where that is unknown.
+    `threshold` is what a sample chose, None where none was asked for.
+    """
+
+    asked_again: int = 0
+    votes: int = 0
+    changed: int = 0
+    escalated: int = 0
+    overruled: int = 0
+    doubtful: int = 0
+    cut: int = 0
+    stopped: str | None = None
+    vote_requests: int = 0
+    vote_usd: Decimal | None = Decimal(0)
+    escalate_requests: int = 0
+    escalate_usd: Decimal | None = Decimal(0)
+    threshold: Threshold | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from packer.items import Decision, Item, Result, Status, normalise_text
 from packer.job import Job
 from packer.options import Doubt
 from packer.slots import Answer, Board
-from packer.votes import Rule, Standing, Vote, lead, weigh
+from packer.votes import DoubtResult, Rule, Standing, Vote, lead, weigh
 
 ESCALATED = "escalated"  # how it is asked, in the ledger's keys
 _PACKS = 5  # that votes wait to fill, so that they are mixed
@@ -45,32 +45,6 @@ class Asks(Protocol):
 def vote_ask(number: int) -> str:
     """How vote `number` (from 2) is asked, in the ledger's keys."""
     return f"vote {number}"
-
-
-@dataclass(frozen=True, slots=True)
-class DoubtResult:
-    """What came of doubtful items.
-
-    `asked_again` texts got more than one answer of the job's own model, `votes` answers more in all; `changed` of them
-    ended with another label than their first. `escalated` texts got the answer of the stronger model, of which
-    `overruled` were another. `doubtful` are in doubt still. `cut` answers were not asked for, because of `stopped`.
-    `vote_usd` and `escalate_usd` are what the requests for these were charged in this run, None where that is unknown.
-    `threshold` is what a sample chose, None where none was asked for.
-    """
-
-    asked_again: int = 0
-    votes: int = 0
-    changed: int = 0
-    escalated: int = 0
-    overruled: int = 0
-    doubtful: int = 0
-    cut: int = 0
-    stopped: str | None = None
-    vote_requests: int = 0
-    vote_usd: Decimal | None = Decimal(0)
-    escalate_requests: int = 0
-    escalate_usd: Decimal | None = Decimal(0)
-    threshold: Threshold | None = None
 
 
 class Round:

@@ -30,8 +30,9 @@ FLOORS = [
         "prompts",
         "recovery",
     }
-    | {"refusals", "replies", "sizing", "votes"},
+    | {"refusals", "replies", "sizing"},
     {"audit", "books", "cascade", "dialects", "requests"},
+    {"votes"},
     {"connections", "ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows", "local", "pricing"}
     | {"providers", "tokens", "transport", "wire"},
     {"account", "crew", "journal", "slots", "sources", "verdicts"},
@@ -53,11 +54,26 @@ FLOORS = [
         "models_view",
         "order",
         "outputs",
+        "overwriting",
         "parsing",
         "plan_view",
         "planning",
     }
-    | {"examples", "progress", "report", "seen", "signals", "summary", "tables"},
+    | {
+        "charts",
+        "drawing",
+        "examples",
+        "page",
+        "progress",
+        "quality_charts",
+        "reading",
+        "recording",
+        "report",
+        "seen",
+        "signals",
+        "summary",
+        "tables",
+    },
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -81,11 +97,26 @@ ROOMS = [
         "models_view",
         "order",
         "outputs",
+        "overwriting",
         "parsing",
         "plan_view",
         "planning",
     }
-    | {"examples", "progress", "report", "seen", "signals", "summary", "tables"},
+    | {
+        "charts",
+        "drawing",
+        "examples",
+        "page",
+        "progress",
+        "quality_charts",
+        "reading",
+        "recording",
+        "report",
+        "seen",
+        "signals",
+        "summary",
+        "tables",
+    },
 ]
 
 
@@ -127,7 +158,7 @@ def test_a_file_opens_with_its_rule_and_stays_under_its_length(path: Path) -> No
     assert len(text.splitlines()) <= 450
 
 
-@pytest.mark.parametrize("name", sorted(FLOORS[2] | FLOORS[3]))
+@pytest.mark.parametrize("name", sorted(FLOORS[2] | FLOORS[3] | FLOORS[4]))
 def test_the_core_knows_no_clock_randomness_disk_network_or_asyncio(name: str) -> None:
     source = ast.parse((ROOT / "packer" / f"{name}.py").read_text(encoding="utf-8"))
     imported = {alias.name for node in ast.walk(source) if isinstance(node, ast.Import) for alias in node.names}
@@ -138,7 +169,7 @@ def test_the_core_knows_no_clock_randomness_disk_network_or_asyncio(name: str) -
 
 def test_coverage_is_asked_for_the_words_and_the_core() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["coverage"]
-    core = sorted(FLOORS[0] | FLOORS[1] | FLOORS[2] | FLOORS[3])
+    core = sorted(set().union(*FLOORS[:5]))
     assert settings["run"]["include"] == [f"packer/{name}.py" for name in core]
     assert settings["report"]["fail_under"] == 100
 

@@ -32,6 +32,7 @@ from packer.events import AttemptEnded, Event, JobStopped, PackSizeChanged, Paus
 from packer.exchange import Charge, ChargeSource, Prompt, Reply, StopReason
 from packer.items import Item, Result, Status
 from packer.ledger import Closed, Ledger, Opened
+from packer.limiter import Limiter
 from packer.packs import PackLimits
 from packer.prompts import read_user
 from packer.runner import Runner
@@ -96,6 +97,34 @@ def test_a_stop_that_comes_while_an_intent_is_written_lets_nothing_leave(tmp_pat
     assert runner.statistics().reserved == 0
     with Ledger(tmp_path / "l.db", read_only=True) as ledger:
         assert {state.value: count for state, count in ledger.statistics().attempts.items() if count} == {"freed": 1}
+
+
+def test_the_limiter_is_told_how_late_the_event_loop_takes_what_the_ledger_has_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[float] = []
+    commit = Ledger.commit
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+
+        def commit_for_a_busy_loop(self: Ledger, changes: Any) -> None:
+            commit(self, changes)
+            if not told:
+                began = threading.Event()
+                loop.call_soon_threadsafe(began.set)
+                loop.call_soon_threadsafe(time.sleep, 0.05)
+                began.wait()
+
+        monkeypatch.setattr(Ledger, "commit", commit_for_a_busy_loop)
+        monkeypatch.setattr(Limiter, "waited", lambda _, now, seconds: told.append(seconds))
+        transport = FakeTransport(TASK, parity, seconds=0.0)
+        async with Runner(TASK, model="m", transport=transport, ledger=None) as runner:
+            await runner.submit("text")
+
+    asyncio.run(work())
+    assert len(told) == 2
+    assert told[0] > 0.04 > told[1]
 
 
 def test_packs_are_full_and_shuffled_inside_the_window() -> None:

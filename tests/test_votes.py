@@ -24,8 +24,7 @@ from packer.runner import Runner
 from packer.task import Task
 from packer.testing import FakeClock, FakeTransport
 from packer.usage import Price, Usage
-from packer.votes import Rule, Standing, Vote, lead, weigh
-from packer.voting import DoubtResult
+from packer.votes import DoubtResult, Rule, Standing, Vote, lead, weigh
 
 TASK = Task(["even", "odd"])
 PRICE = Price(Decimal("0.15"), Decimal("0.6"))
