@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from packer.arguments import LEDGER, read_arguments
+from packer.cascade import SAMPLE
 from packer.errors import CallError, LedgerError, StoppedError
 from packer.packs import PackLimits
 from packer.parsing import PROGRAM
 from packer.summary import show_text
 from packer.usage import Price
+from packer.votes import BELOW
 
 if TYPE_CHECKING:
     from packer.order import Order
@@ -149,6 +151,7 @@ def _make_task(options: argparse.Namespace) -> Task:
 
 def _make_order(options: argparse.Namespace) -> Order:
     from packer.canaries import find_canaries  # noqa: PLC0415  as task
+    from packer.doubting import check_doubt  # noqa: PLC0415  slow
     from packer.order import Order  # noqa: PLC0415  slow
 
     if (options.price_input is None) != (options.price_output is None):
@@ -156,6 +159,10 @@ def _make_order(options: argparse.Namespace) -> Order:
     price = None if options.price_input is None else Price(options.price_input, options.price_output)
     if options.audit is not None and options.max_items == 1:
         raise CallError("--audit: expected packs of more than one item, for singles are asked alone already")
+    check_doubt(options)
+    strong = None
+    if options.escalate_price_input is not None:
+        strong = Price(options.escalate_price_input, options.escalate_price_output)
     task = _make_task(options)
     if options.untrusted:
         find_canaries(task)  # before a large input is read
@@ -188,6 +195,13 @@ def _make_order(options: argparse.Namespace) -> Order:
         max_disagreement=options.max_disagreement,
         confidence=options.confidence,
         examples=options.examples,
+        vote=options.vote,
+        doubtful_below=options.doubtful_below or BELOW,
+        escalate=options.escalate,
+        escalate_price=strong,
+        target_accuracy=options.target_accuracy,
+        gold=options.gold,
+        sample=options.sample or SAMPLE,
     )
 
 

@@ -13,11 +13,12 @@ import os
 import shutil
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from packer.doubting import describe_threshold, make_doubt, read_sample
 from packer.errors import CallError, InputError
 from packer.examples import describe_examples
 from packer.headers import CHARGE_HEADER
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from packer.audit import AuditResult
     from packer.events import Event, Statistics
     from packer.runner import Runner
+    from packer.votes import DoubtResult
 
 DONE, FAILED, STOPPED = 0, 3, 4
 _REASONS_KEPT = 1_000  # of failed items; more are counted as one
@@ -75,7 +77,13 @@ def label_table(order: Order) -> int:
             report=report,
             page=page,
             writer=make_writer(
-                form, columns=columns, fields=order.fields, names=names, raw=order.raw, confidence=order.confidence
+                form,
+                columns=columns,
+                fields=order.fields,
+                names=names,
+                raw=order.raw,
+                confidence=order.confidence,
+                decision=order.doubts,
             ),
             fixed=form is Format.CSV,
             shows_table=shows_table,
@@ -130,6 +138,7 @@ class _Job:
         self._display: Display | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._audit: AuditResult | None = None
+        self._doubt: DoubtResult | None = None
         self._was_interrupted = False
         self._ended = False
 
@@ -141,14 +150,16 @@ class _Job:
 
         order = self._order
         began = datetime.now(UTC)
+        about: dict[str, Any] = {"connections": MOST_IN_FLIGHT, "charge_header": order.charge_header or CHARGE_HEADER}
         transport = connections.connect(
             order.model,
             base_url=order.base_url,
             api_key_env=order.api_key_env,
             api_key_file=order.api_key_file,
-            connections=MOST_IN_FLIGHT,
-            charge_header=order.charge_header or CHARGE_HEADER,
+            **about,
         )
+        doubt = make_doubt(order, connections.connect, **about)
+        sample = None if order.target_accuracy is None else read_sample(order)
         if order.model == "local" and order.base_url is None:
             from packer.local import LOCAL_NOTICE  # noqa: PLC0415  as above
 
@@ -171,6 +182,7 @@ class _Job:
                 audit=order.audit,
                 max_disagreement=order.max_disagreement,
                 confidence=order.confidence,
+                doubt=doubt,
                 on_event=self._hear,
             )
             self._display = display
@@ -181,17 +193,20 @@ class _Job:
                     display.line(f"model local: {self._notice}", "yellow")
                 if order.examples is not None:
                     display.line(f"{describe_examples(order.task)}, in every request")
+                if sample is not None:
+                    await self._certify(runner, *sample)
                 ticker = asyncio.create_task(self._tick(display, runner))
                 try:
                     await self._carry(runner)
                     self._audit = await runner.audit()
                 finally:
                     ticker.cancel()
-                now = runner.statistics()
+                now, self._doubt = runner.statistics(), runner.doubts()
                 self._ended = True
         self._finish(self._output)
         was_cut = now.pending or (self._was_interrupted and self._rows is None)
         stopped = self._broken or (now.stopped or "interrupted" if was_cut or self._nobody_reads else "")
+        stopped = stopped or (self._doubt.stopped if self._doubt is not None else None) or ""
         code = STOPPED if stopped else FAILED if now.failed or now.doubt else DONE
         if self._report is not None:
             self._write_report(self._report, began, code, stopped, earlier=earlier, now=now)
@@ -219,6 +234,13 @@ class _Job:
             os.write(2, note.encode())
         # not sys.exit: a thread that waits for a disk or a pipe would be waited for
         os._exit(STOPPED)
+
+    async def _certify(self, runner: Runner, texts: Sequence[str], gold: Mapping[str, str] | None) -> None:
+        assert self._display is not None, "a job that runs has a display"
+        self._display.line(f"asking {len(texts):,} texts of both models first, to learn which labels to keep")
+        found = await runner.certify(texts, gold=gold)
+        if runner.statistics().stopped is None:
+            self._display.line(describe_threshold(found, gold=gold is not None), "" if found.certified else "yellow")
 
     async def _carry(self, runner: Runner) -> None:
         try:
@@ -322,6 +344,7 @@ class _Job:
             now=now,
             failed=dict(self._reasons),
             audit=self._audit,
+            doubt=self._doubt,
             recording=self._recorder.finish(now),
         )
         self._write_whole(file, encode_report(report))
@@ -374,6 +397,7 @@ class _Job:
             unsure=self._unsure if order.confidence else 0,
             on_screen=self._output is None,
             audit=self._audit,
+            doubt=self._doubt,
         )
         return write_summary(ending, width=self._width)
 

@@ -1,8 +1,8 @@
 """Output rows are the input's rows, in the input's order, as they were, with what was found behind them.
 
-What is added is the label (or the record's fields), the confidence where it is wanted, `status` and `error`. A column
-of the input is never replaced: a file that is labelled often carries a `label` already, the gold one, and that is what
-nobody can buy again. So where a name is taken, ours gets the next free one: `label_2`.
+What is added is the label (or the record's fields), the confidence and by what it was decided where these are wanted,
+`status` and `error`. A column of the input is never replaced: a file that is labelled often carries a `label` already,
+the gold one, and that is what nobody can buy again. So where a name is taken, ours gets the next free one: `label_2`.
 
 One exception to "as they were": a CSV cell that a spreadsheet would run as a formula gets a leading apostrophe, unless
 `raw` is asked for. It holds for the input's cells too, since texts of strangers are the danger, but not for plain
@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 from packer import failpoints
 from packer.errors import CallError
-from packer.items import Result
+from packer.items import Result, Status
 from packer.tables import Format, Row
 
 # = + - @ and their full-width forms, tab and line ends: OWASP's list (CSV injection)
@@ -68,19 +68,21 @@ def make_writer(
     names: Sequence[str],
     raw: bool,
     confidence: bool = False,
+    decision: bool = False,
 ) -> RowWriter:
     """A writer of rows in `form`.
 
     `columns` are the input's; `fields` are the record's, or empty for a label; `names` are those of all that is added
-    (from `choose_names`), the confidence (where `confidence`), status and error last; `raw` leaves CSV cells as they
-    are. Raises `CallError` for columns that cannot be keys.
+    (from `choose_names`), the confidence (where `confidence`), the decision (where `decision`), status and error last;
+    `raw` leaves CSV cells as they are. Raises `CallError` for columns that cannot be keys.
     """
+    found = _Finder(fields, confidence=confidence, decision=decision)
     if form is Format.CSV:
-        return _CsvWriter(columns, fields, names, raw=raw, confidence=confidence)
+        return _CsvWriter(columns, names, found, raw=raw)
     if len(set(columns)) < len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
         raise CallError(f"two columns are named {twice!r}; the keys of a JSON object are unique, CSV output takes both")
-    return _JsonWriter(columns, fields, names, confidence=confidence)
+    return _JsonWriter(columns, names, found)
 
 
 def answers(result: Result, fields: Sequence[str]) -> list[Any]:
@@ -95,12 +97,21 @@ def answers(result: Result, fields: Sequence[str]) -> list[Any]:
     return [record.get(name) for name in fields]
 
 
-def _found(result: Result, fields: Sequence[str], *, confidence: bool) -> list[Any]:
+class _Finder:
     """The values of all columns that are added."""
-    found = answers(result, fields)
-    if confidence:
-        found.append(None if result.confidence is None else round(result.confidence, 6))
-    return [*found, result.status.value, result.error]
+
+    def __init__(self, fields: Sequence[str], *, confidence: bool, decision: bool) -> None:
+        self._fields = fields
+        self._confidence = confidence
+        self._decision = decision
+
+    def __call__(self, result: Result) -> list[Any]:
+        found = answers(result, self._fields)
+        if self._confidence:
+            found.append(None if result.confidence is None else round(result.confidence, 6))
+        if self._decision:
+            found.append(result.decision.value if result.status is Status.LABELLED else None)
+        return [*found, result.status.value, result.error]
 
 
 def unguard(cell: str) -> str:
@@ -115,14 +126,13 @@ def encode_line(line: str) -> bytes:
 
 class _CsvWriter:
     def __init__(
-        self, columns: Sequence[str], fields: Sequence[str], names: Sequence[str], *, raw: bool, confidence: bool
+        self, columns: Sequence[str], names: Sequence[str], found: Callable[[Result], list[Any]], *, raw: bool
     ) -> None:
         self.guarded = 0
         self._columns = columns
-        self._fields = fields
         self._names = names
+        self._found = found
         self._raw = raw
-        self._confidence = confidence
         # The terminator is CRLF inside and LF outside: Python before 3.13 quotes a cell for its CR only where the
         # terminator holds one, and a bare CR makes a row that no reader takes.
         writer = csv.writer(_Echo(), lineterminator="\r\n")
@@ -134,7 +144,7 @@ class _CsvWriter:
     def row(self, row: Row, result: Result) -> str:
         values = row.values
         cells = [_cell(values.get(name)) for name in self._columns] if isinstance(values, dict) else list(values)
-        cells.extend(map(_cell, _found(result, self._fields, confidence=self._confidence)))
+        cells.extend(map(_cell, self._found(result)))
         return self._line(cells)
 
     def _line(self, cells: list[str]) -> str:
@@ -156,22 +166,18 @@ class _Echo:
 
 
 class _JsonWriter:
-    def __init__(
-        self, columns: Sequence[str], fields: Sequence[str], names: Sequence[str], *, confidence: bool
-    ) -> None:
+    def __init__(self, columns: Sequence[str], names: Sequence[str], found: Callable[[Result], list[Any]]) -> None:
         self.guarded = 0
         self._columns = columns
-        self._fields = fields
         self._names = names
-        self._confidence = confidence
+        self._found = found
         self._dump = json.JSONEncoder(ensure_ascii=False).encode
 
     def header(self) -> str:
         return ""
 
     def row(self, row: Row, result: Result) -> str:
-        found = _found(result, self._fields, confidence=self._confidence)
-        added = dict(zip(self._names, found, strict=True))
+        added = dict(zip(self._names, self._found(result), strict=True))
         if not row.raw:
             return self._dump(dict(zip(self._columns, row.values, strict=True)) | added) + "\n"
         # The object is not written anew but opened at its last brace: numbers, spaces and keys stay exactly what they

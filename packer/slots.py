@@ -116,6 +116,14 @@ class Board:
                 left.remove(key)
         return left
 
+    def tally(self) -> tuple[int, int, dict[Status, int]]:
+        """Items, known ones, and ends by their state."""
+        return self.items, self.known, dict(self.counts)
+
+    def reset(self, tally: tuple[int, int, dict[Status, int]]) -> None:
+        """Count from `tally` on again."""
+        self.items, self.known, self.counts = tally
+
     def count_waiting(self) -> int:
         """The texts that have no result yet."""
         return len(self._waiting)

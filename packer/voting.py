@@ -166,15 +166,17 @@ class Jury:
         if self._doubt.target is None:
             raise CallError("certify: expected a Doubt with a target")
         rule, self._rule, self._pilot = self._rule, Rule(1, 1.0), {}
+        before = self._board.tally()
         try:
             async with aclosing(runner.stream(texts)) as results:
                 labelled = [result.item.text async for result in results if result.status is Status.LABELLED]
             trials = [self._try(normalise_text(text), gold) for text in labelled]
         finally:
             self._rule, self._pilot = rule, None
+            self._board.reset(before)  # these items come again, with those that count
         threshold = choose_threshold(trials, target=self._doubt.target, delta=self._doubt.delta)
         self._rule, self._threshold = Rule(1, threshold.below), threshold
-        self._counts.clear()  # these items come again, with those that count
+        self._counts.clear()
         return threshold
 
     async def close(self) -> None:

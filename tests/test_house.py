@@ -46,6 +46,7 @@ FLOORS = [
     {
         "arguments",
         "cli",
+        "doubting",
         "evaluating",
         "evaluation",
         "evaluation_view",
@@ -69,6 +70,7 @@ FLOORS = [
         "reading",
         "recording",
         "report",
+        "sampling",
         "seen",
         "signals",
         "summary",
@@ -89,6 +91,7 @@ ROOMS = [
     {
         "arguments",
         "cli",
+        "doubting",
         "evaluating",
         "evaluation",
         "evaluation_view",
@@ -112,6 +115,7 @@ ROOMS = [
         "reading",
         "recording",
         "report",
+        "sampling",
         "seen",
         "signals",
         "summary",

@@ -27,7 +27,7 @@ from packer.usage import Price, Usage
 from packer.votes import DoubtResult, Rule, Standing, Vote, lead, weigh
 
 TASK = Task(["even", "odd"])
-PRICE = Price(Decimal("0.15"), Decimal("0.6"))
+PRICE = Price(Decimal("0.5"), Decimal(2))
 CHARGE = Charge(Decimal("0.0001"), ChargeSource.HEADER)
 
 
@@ -303,7 +303,7 @@ def test_a_stronger_model_that_cannot_answer_leaves_the_item_in_doubt_with_the_l
 # Stops
 
 
-@pytest.mark.parametrize("budget", ["0.01", "0.004"])
+@pytest.mark.parametrize("budget", ["0.01", "0.005"])
 def test_a_budget_that_ends_among_the_votes_leaves_every_item_with_what_leads_so_far(
     tmp_path: Path, budget: str
 ) -> None:
@@ -424,3 +424,94 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_sent() -> None:
     with pytest.raises(PriceError, match="strong"):
         run(["one"], transport, Doubt(escalate="strong", transport=Gateway(right)), budget_usd=1, price=PRICE)
     assert not transport.prompts
+
+
+# The cascade
+
+
+def sure_as_right(wrong: Callable[[str], bool]) -> tuple[Annotator, Callable[[str], float]]:
+    """A model that errs more often where it is less sure, and how sure it is."""
+
+    def sure(text: str) -> float:
+        return 1 - chance("surety", text) ** 2 / 2
+
+    def annotate(texts: Sequence[str], _: Any) -> list[str]:
+        flip = {"even": "odd", "odd": "even"}
+        return [flip[parity(text)] if wrong(text) else parity(text) for text in texts]
+
+    return annotate, sure
+
+
+def is_wrong(text: str) -> bool:
+    return chance("right", text) < chance("surety", text) ** 2 / 2
+
+
+def test_a_cascade_escalates_no_more_than_its_target_needs_and_keeps_it() -> None:
+    given = texts(3_000)
+    annotator, sure = sure_as_right(is_wrong)
+    assert sum(map(is_wrong, given)) / len(given) > 0.14
+    weak, strong = Gateway(annotator, sure=sure), Gateway(right)
+    doubt = Doubt(escalate="strong", transport=strong, target=0.9)
+
+    async def work() -> tuple[list[Result], DoubtResult | None, Runner]:
+        async with Runner(TASK, model="m", transport=weak, ledger=None, doubt=doubt) as runner:
+            found = await runner.certify(given[::15])
+            assert runner.statistics().items == 0, "a sample is no part of what was done"
+            assert (found.items, found.certified) == (200, True)
+            assert set(strong.asked()) == set(given[::15])
+            results = [result async for result in runner.stream(given)]
+        return results, runner.doubts(), runner
+
+    results, found, runner = FakeClock().run(work())
+    assert found is not None
+    assert found.threshold is not None
+    assert accuracy(results) > 0.9
+    assert len(strong.prompts) < 0.45 * len(given), "the sample among them"
+    for result in results:
+        kept = sure(result.item.text) >= found.threshold.below
+        assert result.decision is (Decision.FIRST if kept else Decision.ESCALATED)
+    assert max(*weak.asked().values(), *strong.asked().values()) == 1, "the sample is not bought again"
+    assert runner.statistics().items == runner.statistics().labelled == 3_000
+
+
+def test_without_log_probabilities_a_cascade_keeps_what_two_votes_agree_in() -> None:
+    given = texts(1_000)
+    weak, strong = Gateway(erring(right, base=0.15, anew=True)), Gateway(right)
+
+    async def work() -> list[Result]:
+        doubt = Doubt(escalate="strong", transport=strong, target=0.9)
+        async with Runner(TASK, model="m", transport=weak, ledger=None, doubt=doubt) as runner:
+            found = await runner.certify(given[:300])
+            assert found.certified
+            assert 0.5 < found.below < 1
+            return [result async for result in runner.stream(given)]
+
+    results = FakeClock().run(work())
+    assert accuracy(results) > 0.95
+    assert {result.decision for result in results} == {Decision.VOTE, Decision.ESCALATED}
+    assert len(strong.prompts) < 600, "the sample of 300, and a quarter of the others"
+
+
+def test_gold_judges_both_models_and_a_target_that_neither_meets_is_not_promised() -> None:
+    given = texts(400)
+    wrong = erring(right, base=0.3)
+    for strong, certified in ((Gateway(right), True), (Gateway(wrong), False)):
+
+        async def work(strong: Gateway = strong) -> Any:
+            doubt = Doubt(escalate="strong", transport=strong, target=0.9)
+            weak = Gateway(wrong, sure=lambda _: 0.99)
+            async with Runner(TASK, model="m", transport=weak, ledger=None, doubt=doubt) as runner:
+                return await runner.certify(given[:200], gold={text: parity(text) for text in given[:200]})
+
+        found = FakeClock().run(work())
+        assert (found.certified, found.kept) == (certified, 0)
+
+
+def test_a_sample_is_asked_only_where_a_target_was_given() -> None:
+    async def work(doubt: Doubt | None) -> None:
+        async with Runner(TASK, model="m", transport=Gateway(right), ledger=None, doubt=doubt) as runner:
+            await runner.certify(["one"])
+
+    for doubt in (None, Doubt(3)):
+        with pytest.raises(CallError, match="expected a Doubt with a target"):
+            FakeClock().run(work(doubt))
