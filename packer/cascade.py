@@ -58,6 +58,12 @@ class Threshold:
     needed: int
 
 
+def count_needed(target: float, delta: float = DELTA) -> int:
+    """How many items a sample has at the least where something is certified: without an error among them."""
+    # the bound is then 1 - delta^(1/n)
+    return math.ceil(math.log(delta) / math.log(target))
+
+
 def choose_threshold(trials: Sequence[Trial], *, target: float, delta: float = DELTA) -> Threshold:
     """The lowest threshold that is certified; `EVERYTHING`, not certified, where none is. Raises as `upper_bound`."""
     chosen = _try(trials, EVERYTHING, target=target, delta=delta)
@@ -77,6 +83,5 @@ def _try(trials: Sequence[Trial], below: float, *, target: float, delta: float) 
     errors = sum(not trial.cheap_is_right for trial in kept)
     errors += sum(not trial.strong_is_right for trial in trials if trial.confidence < below)
     bound = upper_bound(errors, len(trials), level=1 - delta)
-    # without an error: the bound is 1 - delta^(1/n)
-    needed = math.ceil(math.log(delta) / math.log(target))
+    needed = count_needed(target, delta)
     return Threshold(target, delta, len(trials), below, len(kept), errors, bound, bound <= 1 - target, needed)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from packer.cascade import Threshold
+from packer.cascade import Threshold, count_needed
 from packer.errors import CallError, InputError
 from packer.items import normalise_text
 from packer.order import Order
@@ -67,20 +67,29 @@ def make_doubt(order: Order, connect: Callable[..., Transport], **about: Any) ->
 
 
 def read_sample(order: Order) -> tuple[tuple[str, ...], Mapping[str, str] | None]:
-    """Texts of the input, drawn at random, and their gold labels, None where no column has them. Raises `CallError`."""
+    """Texts of the input, drawn at random, and their gold labels, None where no column has them.
+
+    Raises `CallError`, also where they are too few to tell anything.
+    """
+    assert order.target_accuracy is not None, "it is what a sample is for"
+    gold = order.gold
     with Reader(order.input, text=order.text, encoding=order.encoding) as reader:
-        gold = order.gold
-        if gold is None:
-            return draw_sample(((row.text, None) for row in reader), size=order.sample, seed=order.seed).texts, None
-        if not order.task.labels:
-            raise CallError("--gold: expected a task with labels, not with a record")
-        reader.check_column(gold)
-        place = reader.columns.index(gold)
-        rows = ((row.text, _label_of(order, row, gold, place)) for row in reader)
-        sample = draw_sample((pair for pair in rows if pair[1]), size=order.sample, seed=order.seed)
-    if not sample.texts:
-        raise InputError(f"{order.input}: no row has anything in the gold column {gold!r}")
-    return sample.texts, dict(zip(sample.texts, map(str, sample.extras), strict=True))
+        rows: Iterator[tuple[str, str | None]] = ((row.text, None) for row in reader)
+        if gold is not None:
+            if not order.task.labels:
+                raise CallError("--gold: expected a task with labels, not with a record")
+            reader.check_column(gold)
+            place = reader.columns.index(gold)
+            rows = ((row.text, label) for row in reader if (label := _label_of(order, row, gold, place)) is not None)
+        sample = draw_sample(rows, size=order.sample, seed=order.seed)
+    needed, there = count_needed(order.target_accuracy), len(sample.texts)
+    if there < needed:
+        what = "different texts" if gold is None else "different texts with a gold label"
+        raise CallError(
+            f"--target-accuracy {order.target_accuracy:g}: not enough items to tell: expected a sample of {needed:,} "
+            f"{what} at the least, got {there:,}"
+        )
+    return sample.texts, None if gold is None else dict(zip(sample.texts, map(str, sample.extras), strict=True))
 
 
 def _label_of(order: Order, row: Row, column: str, place: int) -> str | None:

@@ -105,7 +105,8 @@ def _facts(
             yield "audit", _write_audit(plan.singles, price, share), ""
         yield from _write_doubtful(order, plan, price)
         if order.budget_usd is not None and price is not None:
-            yield "budget", _write_budget(plan, price, order.budget_usd, spent, share), ""
+            top = "; doubtful labels come on top" if order.doubts else ""
+            yield "budget", _write_budget(plan, price, order.budget_usd, spent, share) + top, ""
         yield from _compare(plan, price, order.limits.max_items)
         if price is not None and price != FREE:
             shown = f"{format_price(price.input)} in, {format_price(price.output)} out per million tokens"
@@ -177,10 +178,14 @@ def _write_audit(singles: Load, price: Price | None, share: Decimal) -> str:
 def _write_doubtful(order: Order, plan: Plan, price: Price | None) -> Iterator[tuple[str, str, str]]:
     """What doubtful labels cost besides, which hangs on how many there will be."""
     tenth = Decimal("0.1")
-    if order.doubts and order.target_accuracy is None:
+    if order.doubts:
         again = _write_more(plan.packs.requests, None if price is None else plan.packs.cost(price))
-        known = f"where the gateway tells how sure it is, those below {order.doubtful_below:g} only"
-        yield "votes", f"where it tells nothing, every text is asked twice: {again}; {known}", ""
+        limit = (
+            ""
+            if order.target_accuracy is not None
+            else f"; else those whose confidence is below {order.doubtful_below:g}"
+        )
+        yield "votes", f"where the gateway tells no confidence, every text is asked twice: {again}{limit}", ""
         if order.vote is not None:
             # a majority takes at least half of the votes besides the first
             least = order.vote // 2
