@@ -14,7 +14,8 @@ if TYPE_CHECKING:
         TaskError,
     )
     from packer.events import Event, Statistics
-    from packer.items import Item, Result, Status
+    from packer.items import Decision, Item, Result, Status
+    from packer.options import Doubt
     from packer.packs import PackLimits
     from packer.runner import Runner
     from packer.sync import label
@@ -26,6 +27,8 @@ __version__ = "0.1.0"
 __all__ = [
     "AnswerShape",
     "CallError",
+    "Decision",
+    "Doubt",
     "Event",
     "Example",
     "InputError",
@@ -50,7 +53,8 @@ __all__ = [
 _HOMES = {
     "errors": ["CallError", "InputError", "LedgerError", "PackerError", "PriceError", "StoppedError", "TaskError"],
     "events": ["Event", "Statistics"],
-    "items": ["Item", "Result", "Status"],
+    "items": ["Decision", "Item", "Result", "Status"],
+    "options": ["Doubt"],
     "packs": ["PackLimits"],
     "runner": ["Runner"],
     "sync": ["label"],

@@ -29,7 +29,7 @@ def draw(law: Law, rng: random.Random) -> Trial:
 
 def true_share_of_errors(law: Law, below: float) -> float:
     """Of all items, those that are kept and wrong; by the middles of many small steps."""
-    steps = 20_000
+    steps = 2_000
     found = 0.0
     for step in range(steps):
         confidence = 1 - ((step + 0.5) / steps) ** 2 / 2
@@ -37,17 +37,17 @@ def true_share_of_errors(law: Law, below: float) -> float:
     return found / steps
 
 
-def failures(law: Law, *, size: int) -> tuple[int, float]:
+def failures(law: Law, *, size: int, seeds: int = SEEDS) -> tuple[int, float]:
     """In how many of the seeds the promise is broken, and the share of answers that are kept on average."""
     broken, kept, known = 0, 0, {}
-    for seed in range(SEEDS):
+    for seed in range(seeds):
         rng = random.Random(f"{seed}")
         chosen = choose_threshold([draw(law, rng) for _ in range(size)], target=TARGET, delta=DELTA)
         if chosen.below not in known:
             known[chosen.below] = true_share_of_errors(law, chosen.below)
         broken += known[chosen.below] > 1 - TARGET
         kept += chosen.kept
-    return broken, kept / SEEDS / size
+    return broken, kept / seeds / size
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -58,11 +58,11 @@ def test_the_promise_is_broken_with_at_most_the_stated_probability(law: str) -> 
 
 
 def test_answers_are_kept_where_confidence_is_worth_something() -> None:
-    _, kept = failures(LAWS["calibrated"], size=200)
+    _, kept = failures(LAWS["calibrated"], size=200, seeds=40)
     assert kept > 0.65
-    _, more = failures(LAWS["calibrated"], size=800)
+    _, more = failures(LAWS["calibrated"], size=800, seeds=40)
     assert more > kept
-    _, none = failures(LAWS["worthless"], size=200)
+    _, none = failures(LAWS["worthless"], size=200, seeds=40)
     assert none < 0.5
 
 

@@ -13,10 +13,11 @@ import pytest
 from gateway.annotators import Annotator, chance, erring
 from gateway.probabilities import log_probabilities
 
-from packer.errors import CallError, Failure, PriceError, TransportError
+from packer.errors import CallError, Failure, LedgerFull, PriceError, TransportError
 from packer.events import AttemptEnded, Event
 from packer.exchange import Charge, ChargeSource, Prompt, Reply, StopReason, Token
 from packer.items import Decision, Result, Status
+from packer.ledger import Ledger, Opened
 from packer.options import Doubt
 from packer.packs import PackLimits
 from packer.prompts import read_user, write_answer
@@ -327,13 +328,13 @@ def test_a_budget_that_ends_among_the_votes_leaves_every_item_with_what_leads_so
 
 
 def test_a_stop_in_the_middle_ends_every_item_once() -> None:
-    given = texts(2_000)
+    given = texts(800)
     for seconds in (0.5, 1.5, 2.5, 3.5, 4.5):
         weak, strong = Gateway(erring(right, base=0.3, anew=True), sure=lambda _: 0.5), Gateway(right)
 
         async def work(weak: Gateway = weak, strong: Gateway = strong, seconds: float = seconds) -> list[Result]:
             doubt = Doubt(3, escalate="strong", transport=strong)
-            async with Runner(TASK, model="m", transport=weak, ledger=None, doubt=doubt, concurrency=20) as runner:
+            async with Runner(TASK, model="m", transport=weak, ledger=None, doubt=doubt, concurrency=8) as runner:
                 asyncio.get_running_loop().call_later(seconds, runner.stop, "enough")
                 results = [result async for result in runner.stream(given)]
             assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -368,6 +369,71 @@ def test_a_stream_that_is_left_buys_no_more_votes_and_others_still_get_theirs() 
     assert max(transport.asked().values()) <= 2
 
 
+def test_a_stream_that_is_left_takes_its_items_out_of_the_votes_of_others() -> None:
+    given = texts(60)
+    transport = Gateway(right, sure=lambda _: 0.5)
+
+    async def work() -> list[Result]:
+        async with Runner(TASK, model="m", transport=transport, ledger=None, doubt=Doubt(3), concurrency=1) as runner:
+            leaving = runner.stream(given[:30])
+            first = asyncio.create_task(anext(leaving))
+            staying = [asyncio.create_task(runner.submit(text)) for text in given[30:]]
+            await asyncio.sleep(3.5)
+            packs = transport.packs()
+            assert sum(map(len, packs[:-1])) == len({text for pack in packs[:-1] for text in pack}) == 60
+            assert set(packs[-1]) & set(given[:30]), "votes for both are in flight"
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            await leaving.aclose()
+            return await asyncio.gather(*staying)
+
+    results = FakeClock().run(work())
+    assert [(result.label, result.votes) for result in results] == [(parity(text), 2) for text in given[30:]]
+    asked = transport.asked()
+    assert {text for text in given[:30] if asked[text] > 1} <= set(transport.packs()[3]), "what was in flight"
+    assert {asked[text] for text in given[30:]} == {2}
+
+
+def test_a_stream_that_is_left_while_its_votes_wait_for_company_buys_none() -> None:
+    transport = Gateway(right, sure=lambda _: 0.5, seconds=lambda number: 20.0 if number == 2 else 1.0)
+
+    async def work() -> None:
+        async with Runner(TASK, model="m", transport=transport, ledger=None, doubt=Doubt(3)) as runner:
+            leaving = runner.stream(texts(20))
+            first = asyncio.create_task(anext(leaving))
+            await asyncio.sleep(0.1)
+            slow = asyncio.create_task(runner.submit("slow"))
+            await asyncio.sleep(3)
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            await leaving.aclose()
+            assert (await slow).votes == 2
+
+    FakeClock().run(work())
+    assert transport.asked() == dict.fromkeys(texts(20), 1) | {"slow": 2}
+
+
+def test_a_job_that_breaks_in_the_middle_of_votes_leaves_nothing_behind() -> None:
+    def before(prompt: Prompt, number: int) -> None:
+        if "breaks" in read_user(prompt.user)[1]:
+            raise ZeroDivisionError
+
+    transport = Gateway(right, sure=lambda _: 0.5, before=before, seconds=lambda n: 9.0 if n == 2 else 1.0)
+
+    async def work() -> list[BaseException | Result]:
+        async with Runner(TASK, model="m", transport=transport, ledger=None, doubt=Doubt(3)) as runner:
+            asking = [asyncio.create_task(runner.submit("voted on"))]
+            await asyncio.sleep(2.5)
+            asking.append(asyncio.create_task(runner.submit("breaks")))
+            found = await asyncio.gather(*asking, return_exceptions=True)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        return found
+
+    found = FakeClock().run(work())
+    assert [type(one) for one in found] == [ZeroDivisionError] * 2
+    assert len(transport.prompts) == 3
+
+
 def test_a_vote_does_not_wait_longer_than_half_a_minute_for_company() -> None:
     transport = Gateway(right, sure=lambda text: 0.5 if text == "first" else 1.0)
 
@@ -394,6 +460,34 @@ def test_what_breaks_while_votes_are_asked_is_told_to_whoever_waits(monkeypatch:
 
     with pytest.raises(ZeroDivisionError):
         run(["one"], Gateway(right, sure=lambda _: 0.5, before=before), Doubt(3))
+
+
+def test_a_disk_that_is_full_among_the_votes_is_told_after_every_item_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    commit, opened = Ledger.commit, 0
+
+    def filling(self: Ledger, changes: Any) -> None:
+        nonlocal opened
+        opened += sum(isinstance(change, Opened) for change in changes)
+        if opened > 1 and any(isinstance(change, Opened) for change in changes):
+            raise LedgerFull("l.db", "no room")
+        commit(self, changes)
+
+    monkeypatch.setattr(Ledger, "commit", filling)
+    seen: list[Result] = []
+
+    async def work() -> None:
+        transport = Gateway(right, sure=lambda _: 0.5)
+        async with Runner(TASK, model="m", transport=transport, ledger=None, doubt=Doubt(3)) as runner:
+            async for result in runner.stream(texts(20)):
+                seen.append(result)  # noqa: PERF401  a comprehension would be lost with the error
+
+    with pytest.raises(LedgerFull, match="no room"):
+        FakeClock().run(work())
+    assert [(result.label, result.decision) for result in seen] == [
+        (parity(text), Decision.DOUBTFUL) for text in texts(20)
+    ]
 
 
 # Refusals
