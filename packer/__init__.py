@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         TaskError,
     )
     from packer.events import Event, Statistics
+    from packer.frames import label_frame
     from packer.items import Decision, Item, Result, Status
     from packer.options import Doubt
     from packer.packs import PackLimits
@@ -47,12 +48,14 @@ __all__ = [
     "TaskError",
     "Usage",
     "label",
+    "label_frame",
     "read_task",
 ]
 
 _HOMES = {
     "errors": ["CallError", "InputError", "LedgerError", "PackerError", "PriceError", "StoppedError", "TaskError"],
     "events": ["Event", "Statistics"],
+    "frames": ["label_frame"],
     "items": ["Decision", "Item", "Result", "Status"],
     "options": ["Doubt"],
     "packs": ["PackLimits"],

@@ -16,13 +16,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from packer.arguments import LEDGER, read_arguments
-from packer.cascade import SAMPLE
 from packer.errors import CallError, LedgerError, StoppedError
-from packer.packs import PackLimits
+from packer.packs import PackLimits, usual_items
 from packer.parsing import PROGRAM
 from packer.summary import show_text
 from packer.usage import Price
-from packer.votes import BELOW
 
 if TYPE_CHECKING:
     from packer.order import Order
@@ -86,33 +84,58 @@ def _hold_standard_streams() -> None:
 def _run_label(options: argparse.Namespace) -> int:
     from packer.labelling import label_table  # noqa: PLC0415  slow
 
-    return label_table(_make_order(options))
+    return label_table(_make_job(options))
 
 
 def _run_plan(options: argparse.Namespace) -> int:
     from packer.plan_view import show_plan  # noqa: PLC0415  slow
 
-    return _print(line.text for line in show_plan(_make_order(options), width=_width()))
+    return _print(line.text for line in show_plan(_make_job(options), width=_width()))
 
 
 def _run_models(options: argparse.Namespace) -> int:
     from packer.models_view import COMMON, Comparison, show_models  # noqa: PLC0415  slow
 
+    task = _make_task(options)
     comparison = Comparison(
         input=options.input,
         text=options.text,
-        task=_make_task(options),
+        task=task,
         models=options.models or COMMON,
         id_column=options.id,
         encoding=options.encoding,
-        max_items=options.max_items,
+        max_items=options.max_items or usual_items(task.max_items, untrusted=False),
     )
     return _print(line.text for line in show_models(comparison, width=_width()))
+
+
+def _run_calibrate(options: argparse.Namespace) -> int:
+    from packer.calibrating import calibrate  # noqa: PLC0415  slow
+    from packer.task import AnswerShape  # noqa: PLC0415  pydantic
+    from packer.trials import Trial  # noqa: PLC0415  slow
+
+    order = _make_order(options)
+    trial = Trial(
+        order,
+        sizes=options.sizes,
+        shapes=[AnswerShape(shape) for shape in options.shapes or [order.task.shape]],
+        models=options.models,
+        sample=options.sample,
+        promise=options.max_disagreement,
+        gold=options.gold,
+        write_task=options.write_task,
+        output=options.json,
+        examples_per_label=options.examples_per_label,
+    )
+    lines, code = calibrate(trial, width=_width())
+    _print(line.text for line in lines)
+    return code
 
 
 def _run_evaluate(options: argparse.Namespace) -> int:
     from packer.evaluating import Question, show_evaluation  # noqa: PLC0415  slow
 
+    task = None if options.task is options.labels is None else _make_task(options)
     question = Question(
         table=options.table,
         gold=options.gold,
@@ -120,9 +143,9 @@ def _run_evaluate(options: argparse.Namespace) -> int:
         by=tuple(dict.fromkeys(options.by)),
         encoding=options.encoding,
         output=options.json,
-        task=None if options.task is options.labels is None else _make_task(options),
+        task=task,
         task_file=options.task,
-        model=options.model,
+        model=options.model or (None if task is None else task.model),
         ledger=options.ledger,
     )
     return _print(line.text for line in show_evaluation(question, width=_width()))
@@ -149,28 +172,33 @@ def _make_task(options: argparse.Namespace) -> Task:
     return task.with_examples(drawn)
 
 
+def _make_job(options: argparse.Namespace) -> Order:
+    from packer.doubting import with_doubt  # noqa: PLC0415  slow
+
+    return with_doubt(_make_order(options), options)
+
+
 def _make_order(options: argparse.Namespace) -> Order:
     from packer.canaries import find_canaries  # noqa: PLC0415  as task
-    from packer.doubting import check_doubt  # noqa: PLC0415  slow
     from packer.order import Order  # noqa: PLC0415  slow
 
     if (options.price_input is None) != (options.price_output is None):
         raise CallError("--price-input and --price-output: expected both or neither")
     price = None if options.price_input is None else Price(options.price_input, options.price_output)
-    if options.audit is not None and options.max_items == 1:
-        raise CallError("--audit: expected packs of more than one item, for singles are asked alone already")
-    check_doubt(options)
-    strong = None
-    if options.escalate_price_input is not None:
-        strong = Price(options.escalate_price_input, options.escalate_price_output)
     task = _make_task(options)
+    model = options.model or task.model
+    if model is None:
+        raise CallError(f"{options.command}: missing: --model")
     if options.untrusted:
         find_canaries(task)  # before a large input is read
+    max_items = options.max_items or usual_items(task.max_items, untrusted=options.untrusted)
+    if options.audit is not None and max_items == 1:
+        raise CallError("--audit: expected packs of more than one item, for singles are asked alone already")
     return Order(
         input=options.input,
         text=options.text,
         task=task,
-        model=options.model,
+        model=model,
         task_file=options.task,
         id_column=options.id,
         encoding=options.encoding,
@@ -183,7 +211,7 @@ def _make_order(options: argparse.Namespace) -> Order:
         api_key_file=options.api_key_file,
         charge_header=options.charge_header,
         ledger=options.ledger,
-        limits=PackLimits(max_items=options.max_items, max_request_usd=options.max_request_usd),
+        limits=PackLimits(max_items=max_items, max_request_usd=options.max_request_usd),
         budget_usd=options.budget_usd,
         price=price,
         concurrency=options.concurrency,
@@ -195,13 +223,6 @@ def _make_order(options: argparse.Namespace) -> Order:
         max_disagreement=options.max_disagreement,
         confidence=options.confidence,
         examples=options.examples,
-        vote=options.vote,
-        doubtful_below=options.doubtful_below or BELOW,
-        escalate=options.escalate,
-        escalate_price=strong,
-        target_accuracy=options.target_accuracy,
-        gold=options.gold,
-        sample=options.sample or SAMPLE,
     )
 
 
@@ -251,6 +272,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "label": _run_label,
     "plan": _run_plan,
     "models": _run_models,
+    "calibrate": _run_calibrate,
     "evaluate": _run_evaluate,
     "report": _run_report,
     "ledger": _run_ledger,

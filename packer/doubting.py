@@ -4,40 +4,52 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from packer.cascade import Threshold, count_needed
+from packer.cascade import SAMPLE, Threshold, count_needed
 from packer.errors import CallError, InputError
 from packer.items import normalise_text
 from packer.order import Order
 from packer.sampling import draw_sample
 from packer.tables import Reader, Row, is_streamed
 from packer.usage import Price
+from packer.votes import BELOW
 
 if TYPE_CHECKING:
     from packer.options import Doubt
     from packer.transport import Transport
 
 
-def check_doubt(options: argparse.Namespace) -> None:
-    """Raise `CallError` where options say something of doubtful labels that makes no sense together."""
+def with_doubt(order: Order, options: argparse.Namespace) -> Order:
+    """`order` with what `options` say of doubtful labels. Raises `CallError` where that makes no sense together."""
     is_asked = options.vote is not None or options.escalate is not None
     prices = (options.escalate_price_input, options.escalate_price_output)
     if options.doubtful_below is not None and (not is_asked or options.target_accuracy is not None):
         raise CallError("--doubtful-below: expected --vote or --escalate too, and no --target-accuracy")
     if any(price is not None for price in prices) and (options.escalate is None or None in prices):
         raise CallError("--escalate-price-input and --escalate-price-output: expected both, and --escalate")
-    if options.vote is not None and options.max_items == 1:
+    if options.vote is not None and order.limits.max_items == 1:
         raise CallError("--vote: expected packs of more than one item, for a single asked again is the same question")
-    if options.escalate is not None and options.escalate == options.model:
-        raise CallError(f"--escalate: expected another model than {options.model}")
+    if options.escalate == order.model:
+        raise CallError(f"--escalate: expected another model than {order.model}")
     if options.target_accuracy is None:
         if options.gold is not None or options.sample is not None:
             raise CallError("--gold and --sample: expected --target-accuracy too")
     elif options.escalate is None or options.vote is not None:
         raise CallError("--target-accuracy: expected --escalate MODEL, and no --vote")
-    elif is_streamed(options.input):
+    elif is_streamed(order.input):
         raise CallError("--target-accuracy: expected a file, for a sample of it is asked first")
+    return replace(
+        order,
+        vote=options.vote,
+        doubtful_below=options.doubtful_below or BELOW,
+        escalate=options.escalate,
+        escalate_price=None if None in prices else Price(*prices),
+        target_accuracy=options.target_accuracy,
+        gold=options.gold,
+        sample=options.sample or SAMPLE,
+    )
 
 
 def make_doubt(order: Order, connect: Callable[..., Transport], **about: Any) -> Doubt | None:

@@ -315,6 +315,21 @@ def test_the_price_is_the_options_then_the_task_files(in_folder: Path, capsys: p
     assert facts(capsys.readouterr().out)["price"] == "$1.00 in, $2.00 out per million tokens: as given"
 
 
+@pytest.mark.usefixtures("table")
+def test_a_task_file_that_names_its_model_has_no_price_for_another(
+    in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = 'labels = ["a", "b"]\nmodel = "gateway/model"\nmax_items = 1\n'
+    (in_folder / "task.toml").write_text(f"{settings}[price]\ninput = 0.125\noutput = 2", encoding="utf-8")
+    call = ["plan", "in.csv", "--text", "text", "--task", "task.toml", "--budget-usd", "1"]
+    assert main(call) == 0
+    said = facts(capsys.readouterr().out)
+    assert said["price"].startswith("$0.125 in")
+    assert said["packing"].startswith("none with --max-items 1")
+    assert main([*call, "--model", "gateway/other"]) == 2
+    assert "no price is known for gateway/other" in capsys.readouterr().err
+
+
 def test_the_local_model_costs_nothing(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert plan("--budget-usd", "1", model="local") == 0
     shown = facts(capsys.readouterr().out)
