@@ -38,14 +38,12 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is to be an item's label or record; the rest as in `Result`."""
+    """An item's first answer, as in `Result`."""
 
     label: str | None
     record: Any
     known: bool
-    confidence: float | None = None
-    decision: Decision = Decision.FIRST
-    votes: int = 1
+    confidence: float | None
 
 
 class Jury(Protocol):
@@ -147,21 +145,28 @@ class Board:
         except Exception:  # noqa: BLE001  a model's validators are the user's code
             self.fail(key, "the ledger's record for this text no longer passes the task's model")
             return
-        answer = Answer(label, record, known, confidence)
         if self.jury is not None and (waiting := self._waiting[key]):
             text = normalise_text(waiting[0].item.text)
-            if self.jury.doubts(key, text, answer):
+            if self.jury.doubts(key, text, Answer(label, record, known, confidence)):
                 return
-        self.decide(key, answer)
+        self.decide(key, label, record, known=known, confidence=confidence)
 
-    def decide(self, key: str, answer: Answer) -> None:
+    def decide(
+        self,
+        key: str,
+        label: str | None,
+        record: Any,
+        *,
+        known: bool,
+        confidence: float | None,
+        decision: Decision = Decision.FIRST,
+        votes: int = 1,
+    ) -> None:
         """End all who wait for `key` with an answer that nobody doubts any more."""
-        known = answer.known
         for slot in self._waiting.pop(key):
             self.counts[Status.LABELLED] += 1
             self.known += known
-            found = (answer.label, answer.record, "", known, answer.confidence, answer.decision, answer.votes)
-            slot.end(Result(slot.item, Status.LABELLED, *found))
+            slot.end(Result(slot.item, Status.LABELLED, label, record, "", known, confidence, decision, votes))
             known = True  # the copies of a text cost nothing
 
     def fail(self, key: str, reason: str) -> None:

@@ -235,7 +235,9 @@ class Jury:
             self._counts["overruled"] += (label, record) != leading
         self._counts["doubtful"] += decision is Decision.DOUBTFUL
         self._counts["changed"] += (label, record) != votes[0].answer
-        self._board.decide(case.key, Answer(label, record, case.known, confidence, decision, len(votes)))
+        self._board.decide(
+            case.key, label, record, known=case.known, confidence=confidence, decision=decision, votes=len(votes)
+        )
 
     def _try(self, text: str, gold: Mapping[str, str] | None) -> Trial:
         assert self._pilot is not None, "it is the pilot's"

@@ -185,6 +185,15 @@ def test_only_doubtful_items_are_asked_again_in_other_packs_and_orders_and_every
     assert sum(mates) / len(mates) < 10, "others than before"
 
 
+def test_where_there_is_one_pack_only_each_vote_has_another_order() -> None:
+    transport = Gateway(right, sure=lambda _: 0.5)
+    _, found, _, _ = run(texts(15), transport, Doubt(5))
+    packs = transport.packs()
+    assert (found.votes, len(packs)) == (30, 3), "three of five agree"
+    assert all(sorted(pack) == sorted(texts(15)) for pack in packs)
+    assert packs[0] != packs[1] != packs[2] != packs[0]
+
+
 def test_without_log_probabilities_every_item_gets_a_second_vote_and_only_those_that_differ_a_third() -> None:
     given = texts(400)
     transport = Gateway(erring(right, base=0.2, anew=True))
