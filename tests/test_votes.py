@@ -196,10 +196,12 @@ def test_where_there_is_one_pack_only_each_vote_has_another_order() -> None:
 
 def test_without_log_probabilities_every_item_gets_a_second_vote_and_only_those_that_differ_a_third() -> None:
     given = texts(400)
-    transport = Gateway(erring(right, base=0.2, anew=True))
-    results, found, _, _ = run(given, transport, Doubt(vote=3))
+    transport = Gateway(erring(right, base=0.2, anew=True), seconds=lambda number: 1.0 + number % 7)
+    results, found, _, events = run(given, transport, Doubt(vote=3))
     asked = transport.asked()
     assert set(asked.values()) == {2, 3}
+    third = [event.items for event in events if isinstance(event, AttemptEnded) and event.ask == "vote 3"]
+    assert len(third) <= sum(third) / 20 + 2, "third votes wait for the second ones, which lead to more of them"
     assert found.asked_again == 400
     assert found.votes == sum(asked.values()) - 400
     for result in results:
@@ -417,9 +419,11 @@ def test_a_stream_that_is_left_while_its_votes_wait_for_company_buys_none() -> N
             await asyncio.gather(first, return_exceptions=True)
             await leaving.aclose()
             assert (await slow).votes == 2
+            assert transport.asked() == dict.fromkeys(texts(20), 1) | {"slow": 2}
+            back = await runner.submit(texts(20)[0])
+            assert (back.votes, transport.asked()[texts(20)[0]]) == (2, 2), "and who comes back gets the votes"
 
     FakeClock().run(work())
-    assert transport.asked() == dict.fromkeys(texts(20), 1) | {"slow": 2}
 
 
 def test_a_job_that_breaks_in_the_middle_of_votes_leaves_nothing_behind() -> None:
@@ -479,7 +483,7 @@ def test_a_disk_that_is_full_among_the_votes_is_told_after_every_item_has_ended(
     def filling(self: Ledger, changes: Any) -> None:
         nonlocal opened
         opened += sum(isinstance(change, Opened) for change in changes)
-        if opened > 1 and any(isinstance(change, Opened) for change in changes):
+        if opened > 2 and any(isinstance(change, Opened) for change in changes):
             raise LedgerFull("l.db", "no room")
         commit(self, changes)
 
@@ -487,15 +491,16 @@ def test_a_disk_that_is_full_among_the_votes_is_told_after_every_item_has_ended(
     seen: list[Result] = []
 
     async def work() -> None:
-        transport = Gateway(right, sure=lambda _: 0.5)
-        async with Runner(TASK, model="m", transport=transport, ledger=None, doubt=Doubt(3)) as runner:
-            async for result in runner.stream(texts(20)):
+        weak = Gateway(right, sure=lambda _: 0.5, seconds=lambda number: 20.0 if number == 2 else 1.0)
+        doubt = Doubt(escalate="strong", transport=Gateway(right))
+        async with Runner(TASK, model="m", transport=weak, ledger=None, doubt=doubt) as runner:
+            async for result in runner.stream(texts(40)):
                 seen.append(result)  # noqa: PERF401  a comprehension would be lost with the error
 
     with pytest.raises(LedgerFull, match="no room"):
         FakeClock().run(work())
     assert [(result.label, result.decision) for result in seen] == [
-        (parity(text), Decision.DOUBTFUL) for text in texts(20)
+        (parity(text), Decision.DOUBTFUL) for text in texts(40)
     ]
 
 
