@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     )
     from packer.events import Event, Statistics
     from packer.frames import label_frame
-    from packer.items import Item, Result, Status
+    from packer.items import Decision, Item, Result, Status
+    from packer.options import Doubt
     from packer.packs import PackLimits
     from packer.runner import Runner
     from packer.sync import label
@@ -27,6 +28,8 @@ __version__ = "0.1.0"
 __all__ = [
     "AnswerShape",
     "CallError",
+    "Decision",
+    "Doubt",
     "Event",
     "Example",
     "InputError",
@@ -53,7 +56,8 @@ _HOMES = {
     "errors": ["CallError", "InputError", "LedgerError", "PackerError", "PriceError", "StoppedError", "TaskError"],
     "events": ["Event", "Statistics"],
     "frames": ["label_frame"],
-    "items": ["Item", "Result", "Status"],
+    "items": ["Decision", "Item", "Result", "Status"],
+    "options": ["Doubt"],
     "packs": ["PackLimits"],
     "runner": ["Runner"],
     "sync": ["label"],

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from packer import __version__
 from packer.audit import MAX_DISAGREEMENT
+from packer.cascade import SAMPLE
 from packer.explanations import (
     ABOUT,
     CALIBRATE_ABOUT,
@@ -40,9 +41,12 @@ from packer.parsing import (
     read_shapes,
     read_share,
     read_sizes,
+    read_target,
     read_usd,
+    read_votes,
     whole,
 )
+from packer.votes import BELOW
 
 LEDGER = "prompt-packer.db"
 EVALUATED_BY = ("position", "pack-size", "length")
@@ -195,6 +199,7 @@ def _take_job(label: Parser) -> None:
     _take_request_cap(money)
     _take_price(money)
     _take_charge_header(money)
+    _take_doubt(label.add_argument_group("doubtful labels"))
     running = label.add_argument_group("how it runs")
     _take_max_items(running)
     _take_untrusted(running)
@@ -371,6 +376,35 @@ def _take_max_disagreement(group: argparse._ArgumentGroup) -> None:
         default=MAX_DISAGREEMENT,
         help=f"the share of answers that packs may change; else they become smaller (default: {MAX_DISAGREEMENT})",
     )
+
+
+def _take_doubt(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--vote",
+        metavar="K",
+        type=read_votes,
+        help="ask for doubtful ones again, in other packs, until most of K answers agree: 3, 5, 7 or 9",
+    )
+    add(
+        "--doubtful-below",
+        metavar="X",
+        type=read_share,
+        help=f"the confidence under which a label is doubtful (default: {BELOW}); where the gateway tells none, those "
+        "are whose second answer differs",
+    )
+    add("--escalate", metavar="MODEL", help="ask this stronger model for what is doubtful still, each text alone")
+    add("--escalate-price-input", metavar="X", type=read_price, help="its price per million input tokens")
+    add("--escalate-price-output", metavar="X", type=read_price, help="and per million output tokens")
+    add(
+        "--target-accuracy",
+        metavar="X",
+        type=read_target,
+        help="escalate as little as keeps this share of labels right, by a sample: as --gold, or else that model, says",
+    )
+    add("--gold", metavar="COLUMN", help="right labels for --target-accuracy, where a row has one")
+    sizes = f"texts in its sample (default: {SAMPLE})"
+    add("--sample", metavar="N", type=whole(1, 100_000), help=sizes)
 
 
 def _take_ledger(group: argparse._ArgumentGroup) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from packer.items import Result, Status
+from packer.items import Decision, Result, Status
 
 if TYPE_CHECKING:
     from packer.task import Task
@@ -59,6 +59,7 @@ _SIMPLE = {
     "number": Type(Kind.NUMBER),
     "boolean": Type(Kind.TRUTH),
 }
+_DECISION = Type(Kind.CHOICE, tuple(decision.value for decision in Decision))
 _STATUS = Type(Kind.CHOICE, tuple(status.value for status in Status))
 
 
@@ -80,16 +81,19 @@ def fields_of(task: Task) -> tuple[str, ...]:
     return () if task.record_schema is None else tuple(task.record_schema["properties"])
 
 
-def added_columns(task: Task, *, taken: Collection[Hashable], confidence: bool = False) -> tuple[Column, ...]:
+def added_columns(
+    task: Task, *, taken: Collection[Hashable], confidence: bool = False, decision: bool = False
+) -> tuple[Column, ...]:
     """The columns that `task` adds to a table with the columns `taken`.
 
-    The label or the record's fields, the confidence where it is wanted, the status, the error.
+    The label or the record's fields, the confidence and the decision where they are wanted, the status, the error.
     """
     if task.record_schema is None:
         types = {"label": Type(Kind.CHOICE, tuple(task.labels))}
     else:
         types = {name: _type_of(field, task.record_schema) for name, field in task.record_schema["properties"].items()}
     sure = [("confidence", Type(Kind.NUMBER))] if confidence else []
+    sure += [("decision", _DECISION)] if decision else []
     found = [*types.items(), *sure, ("status", _STATUS), ("error", Type(Kind.TEXT))]
     names = choose_names(taken, (name for name, _ in found))
     return tuple(Column(name, type_) for name, (_, type_) in zip(names, found, strict=True))
@@ -107,18 +111,27 @@ def answers(result: Result, fields: Sequence[str]) -> list[Any]:
     return [record.get(name) for name in fields]
 
 
-def found_values(result: Result, fields: Sequence[str], *, confidence: bool) -> list[Any]:
+def found_values(result: Result, fields: Sequence[str], *, confidence: bool, decision: bool) -> list[Any]:
     """The values of all columns that are added, as JSON values."""
     found = answers(result, fields)
     if confidence:
         found.append(None if result.confidence is None else round(result.confidence, 6))
+    if decision:
+        found.append(result.decision.value if result.status is Status.LABELLED else None)
     return [*found, result.status.value, result.error]
 
 
-def fitted(result: Result, fields: Sequence[str], columns: Sequence[Column], *, confidence: bool = False) -> list[Any]:
+def fitted(
+    result: Result,
+    fields: Sequence[str],
+    columns: Sequence[Column],
+    *,
+    confidence: bool = False,
+    decision: bool = False,
+) -> list[Any]:
     """A value for each of `columns` (from `added_columns`) that its type allows."""
     values, unfit = [], []
-    *found, error = found_values(result, fields, confidence=confidence)
+    *found, error = found_values(result, fields, confidence=confidence, decision=decision)
     for column, value in zip(columns[:-1], found, strict=True):
         try:
             values.append(_fit(column.type, value))

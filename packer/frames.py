@@ -48,7 +48,7 @@ def label_frame(
 ) -> IntoDataFrameT:
     """`frame` with the columns `label` (or the record's fields), `status` and `error` behind its own.
 
-    A `confidence` that is asked for stands before `status`.
+    A `confidence` that is asked for stands before `status`, and so does the `decision` on doubtful labels.
 
     `frame` is a pandas or polars data frame or an Arrow table, of which nothing changes; `text` names its column of
     texts, where a null is an empty text. Everything else is as in `packer.label`. A name that is taken gets a number
@@ -59,11 +59,11 @@ def label_frame(
     table = _read_frame(frame)
     texts = _read_texts(table, text)
     task = choose_task(labels, task)
-    confidence = options.get("confidence", False)
-    added = added_columns(task, taken=table.columns, confidence=confidence)
+    wanted = {"confidence": options.get("confidence", False), "decision": options.get("doubt") is not None}
+    added = added_columns(task, taken=table.columns, **wanted)
     results = label(texts, task=task, model=model, **options)
     fields = fields_of(task)
-    rows = [fitted(result, fields, added, confidence=confidence) for result in results]
+    rows = [fitted(result, fields, added, **wanted) for result in results]
     values = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in added]
     found: IntoDataFrameT = _ADD[str(table.implementation)](table.to_native(), dict(zip(added, values, strict=True)))
     return found

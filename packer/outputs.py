@@ -1,6 +1,7 @@
 """Output rows are the input's rows, in the input's order, as they were, with what was found behind them.
 
-What is added is the label (or the record's fields), the confidence where it is wanted, `status` and `error`. A column
+What is added is the label (or the record's fields), the confidence and by what it was decided where these are wanted,
+`status` and `error`. A column
 of the input is never replaced: a file that is labelled often carries a `label` already, the gold one, and that is what
 nobody can buy again. So where a name is taken, ours gets the next free one: `label_2`.
 
@@ -20,12 +21,13 @@ import re
 import select
 import stat
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Protocol
 
 from packer import failpoints
-from packer.columns import Column, found_values
+from packer.columns import Column, fitted, found_values
 from packer.errors import CallError
 from packer.items import Result
 from packer.tables import NEEDS_PYARROW, Format, Row, format_of, is_streamed
@@ -62,19 +64,21 @@ def make_writer(
     names: Sequence[str],
     raw: bool,
     confidence: bool = False,
+    decision: bool = False,
 ) -> RowWriter:
     """A writer of rows in `form`, CSV or JSONL.
 
     `columns` are the input's; `fields` are the record's, or empty for a label; `names` are those of all that is added
-    (from `choose_names`), the confidence (where `confidence`), status and error last; `raw` leaves CSV cells as they
-    are. Raises `CallError` for columns that cannot be keys.
+    (from `choose_names`), the confidence (where `confidence`), the decision (where `decision`), status and error last;
+    `raw` leaves CSV cells as they are. Raises `CallError` for columns that cannot be keys.
     """
+    find = partial(found_values, fields=fields, confidence=confidence, decision=decision)
     if form is Format.CSV:
-        return _CsvWriter(columns, fields, names, raw=raw, confidence=confidence)
+        return _CsvWriter(columns, names, find, raw=raw)
     if len(set(columns)) < len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
         raise CallError(f"two columns are named {twice!r}; the keys of a JSON object are unique, CSV output takes both")
-    return _JsonWriter(columns, fields, names, confidence=confidence)
+    return _JsonWriter(columns, names, find)
 
 
 def choose_writer(
@@ -86,6 +90,7 @@ def choose_writer(
     raw: bool = False,
     source: ParquetSource | None = None,
     confidence: bool = False,
+    decision: bool = False,
 ) -> RowWriter:
     """A writer of rows in any `form`, with the arguments of `make_writer`.
 
@@ -94,13 +99,15 @@ def choose_writer(
     """
     if form is not Format.PARQUET:
         names = [column.name for column in added]
-        return make_writer(form, columns=columns, fields=fields, names=names, raw=raw, confidence=confidence)
+        wanted = {"confidence": confidence, "decision": decision}
+        return make_writer(form, columns=columns, fields=fields, names=names, raw=raw, **wanted)
     try:
         from packer.parquet import ParquetWriter  # noqa: PLC0415  slow, and an extra
     except ModuleNotFoundError as error:
         raise CallError(NEEDS_PYARROW) from error
     schema = None if source is None else source.schema
-    return ParquetWriter(columns=columns, fields=fields, added=added, source=schema, confidence=confidence)
+    find = partial(fitted, fields=fields, columns=added, confidence=confidence, decision=decision)
+    return ParquetWriter(find, columns=columns, added=added, source=schema)
 
 
 def unguard(cell: str) -> str:
@@ -115,14 +122,13 @@ def encode_line(line: str) -> bytes:
 
 class _CsvWriter:
     def __init__(
-        self, columns: Sequence[str], fields: Sequence[str], names: Sequence[str], *, raw: bool, confidence: bool
+        self, columns: Sequence[str], names: Sequence[str], find: Callable[[Result], list[Any]], *, raw: bool
     ) -> None:
         self.guarded = 0
         self._columns = columns
-        self._fields = fields
+        self._find = find
         self._names = names
         self._raw = raw
-        self._confidence = confidence
         # The terminator is CRLF inside and LF outside: Python before 3.13 quotes a cell for its CR only where the
         # terminator holds one, and a bare CR makes a row that no reader takes.
         writer = csv.writer(_Echo(), lineterminator="\r\n")
@@ -136,7 +142,7 @@ class _CsvWriter:
         if isinstance(values, dict):
             values = [values.get(name) for name in self._columns]
         cells = list(map(_cell, values))
-        cells.extend(map(_cell, found_values(result, self._fields, confidence=self._confidence)))
+        cells.extend(map(_cell, self._find(result)))
         return self._line(cells)
 
     @staticmethod
@@ -162,14 +168,11 @@ class _Echo:
 
 
 class _JsonWriter:
-    def __init__(
-        self, columns: Sequence[str], fields: Sequence[str], names: Sequence[str], *, confidence: bool
-    ) -> None:
+    def __init__(self, columns: Sequence[str], names: Sequence[str], find: Callable[[Result], list[Any]]) -> None:
         self.guarded = 0
         self._columns = columns
-        self._fields = fields
+        self._find = find
         self._names = names
-        self._confidence = confidence
         self._dump = json.JSONEncoder(ensure_ascii=False).encode
 
     @staticmethod
@@ -181,7 +184,7 @@ class _JsonWriter:
         return b""
 
     def row(self, row: Row, result: Result) -> bytes:
-        found = found_values(result, self._fields, confidence=self._confidence)
+        found = self._find(result)
         added = dict(zip(self._names, found, strict=True))
         if not row.raw:
             return encode_line(self._dump(dict(zip(self._columns, row.values, strict=True)) | added) + "\n")

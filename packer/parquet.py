@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, BinaryIO, NamedTuple, overload
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from packer.arrow import arrow_array, arrow_type
-from packer.columns import Column, clean_text, fitted
+from packer.columns import Column, clean_text
 from packer.errors import InputError
 from packer.items import Result
 from packer.tables import Row
@@ -121,23 +121,21 @@ class ParquetWriter:
 
     `columns` are the input's. `source` is the schema of a Parquet input, whose columns come through as they are; it is
     None for other tables, whose columns become texts as they would in CSV, but for null, which stays null. `added` are
-    the task's columns, from `added_columns`, the confidence among them where `confidence`, and `fields` the record's.
+    the task's columns, from `added_columns`, and `find` gives the values of a result for them, from `fitted`.
     """
 
     def __init__(
         self,
+        find: Callable[[Result], list[Any]],
         *,
         columns: Sequence[str],
-        fields: Sequence[str],
         added: Sequence[Column],
         source: pa.Schema | None,
-        confidence: bool,
     ) -> None:
         self.guarded = 0
         self._columns = columns
         self._added = added
-        self._fields = fields
-        self._confidence = confidence
+        self._find = find
         schema = pa.schema([pa.field(name, pa.string()) for name in columns]) if source is None else source
         for column in added:
             schema = schema.append(pa.field(column.name, arrow_type(column.type)))
@@ -159,7 +157,7 @@ class ParquetWriter:
         if self._run and isinstance(values, Cells) and not values.follows(self._run[-1]):
             self._end_run()
         self._run.append(values)
-        self._found.append(fitted(result, self._fields, self._added, confidence=self._confidence))
+        self._found.append(self._find(result))
         if len(self._run) >= _BATCH_ROWS:
             self._end_run()
         return self._sink.take()

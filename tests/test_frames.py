@@ -265,6 +265,16 @@ def test_a_records_fields_go_by_place_and_not_by_index() -> None:
 
 
 @every_library
+def test_what_is_done_about_doubtful_labels_is_a_column_of_categories(make: Callable[..., Any]) -> None:
+    found = label(make({"text": TEXTS}), doubt=packer.Doubt(vote=3))
+    assert list(columns(found)) == ["text", "label", "decision", "status", "error"]
+    decided = zip(columns(found)["status"], columns(found)["decision"], strict=True)
+    assert set(decided) == {("labelled", "vote"), ("failed", None)}
+    if isinstance(found, pl.DataFrame):
+        assert found.schema["decision"] == pl.Enum(["first", "vote", "escalated", "doubtful"])
+
+
+@every_library
 def test_a_confidence_that_is_asked_for_is_a_column_of_numbers(make: Callable[..., Any]) -> None:
     found = label(make({"text": TEXTS}), confidence=True)
     assert list(columns(found)) == ["text", "label", "confidence", "status", "error"]

@@ -20,7 +20,7 @@ from packer import connections, tables
 from packer.cli import main
 from packer.columns import Kind, Type, added_columns, fitted
 from packer.errors import Failure, InputError, TransportError
-from packer.items import Item, Result, Status
+from packer.items import Decision, Item, Result, Status
 from packer.outputs import choose_writer
 from packer.tables import Format, Reader, Row
 from packer.task import Task
@@ -591,3 +591,13 @@ def test_duplicate_columns_go_to_csv_and_not_to_jsonl(
     assert pq.ParquetFile("out.parquet").schema_arrow.names == ["text", "x", "x", "label", "status", "error"]
     assert label("in.parquet", "--output", "out.jsonl") == 2
     assert "two columns are named 'x'" in capfd.readouterr().err
+
+
+def test_a_decision_is_a_category_before_the_status() -> None:
+    added = added_columns(TASK, taken=(), confidence=True, decision=True)
+    assert [column.name for column in added] == ["label", "confidence", "decision", "status", "error"]
+    decided = Result(Item("a"), Status.LABELLED, label="ham", decision=Decision.VOTE)
+    assert fitted(decided, (), added, confidence=True, decision=True) == ["ham", None, "vote", "labelled", ""]
+    failed = Result(Item("a"), Status.FAILED, error="no")
+    assert fitted(failed, (), added, confidence=True, decision=True) == [None, None, None, "failed", "no"]
+    assert added[2].type.choices == ("first", "vote", "escalated", "doubtful")

@@ -11,6 +11,8 @@ import pydantic
 
 import packer
 from packer.audit import AuditResult
+from packer.cascade import Threshold
+from packer.votes import DoubtResult
 
 
 class Kind(StrEnum):
@@ -59,6 +61,8 @@ async def use() -> None:
             assert_type(sibling, packer.Runner)
             assert_type(await sibling.submit("one text"), packer.Result)
         assert_type(await runner.audit(), AuditResult | None)
+        assert_type(runner.doubts(), DoubtResult | None)
+        assert_type(await runner.certify(["a"], gold={"a": "x"}), Threshold)
         runner.stop("enough")
 
 
@@ -78,5 +82,6 @@ def options() -> Mapping[str, object]:
     packer.label(["a"], task=packer.Task(["x", "y"]), model="local", ledger=None, on_event=listen, concurrency=2)
     packer.label(["a"], task=packer.read_task("task.toml"), model="local", untrusted=True)
     packer.label(["a"], labels=["x", "y"], model="m", audit=0.01, max_disagreement=0.05)
+    packer.label(["a"], labels=["x", "y"], model="m", doubt=packer.Doubt(vote=3, escalate="stronger"))
     packer.label(["a"], labels=["x", "y"], model="local", surprise=1)  # type: ignore[call-arg]  # no such option
     return {}
