@@ -225,6 +225,7 @@ def _take_job(label: Parser) -> None:
     )
     _take_seed(running)
     add("--report", metavar="FILE", help="a .json file: settings, money, pace, failures; a .html file: its page too")
+    add("--dashboard", action="store_true", help="show the job in a browser on this machine while it runs")
     add("-v", "--verbose", action="store_true", help="one line a request on standard error")
 
 

@@ -183,6 +183,7 @@ def _make_order(options: argparse.Namespace) -> Order:
         on_doubt=options.on_doubt,
         seed=options.seed,
         report=options.report,
+        dashboard=options.dashboard,
         untrusted=options.untrusted,
         audit=options.audit,
         max_disagreement=options.max_disagreement,
