@@ -92,6 +92,10 @@ _REPORT_ABOUT = """\
 Draw the page of a report: one HTML file with plots, which needs no network and
 runs no script. The report is what label --report wrote; it is checked first.
 """
+_DASHBOARD_ABOUT = """\
+Show the jobs of a ledger in a browser on this machine: what each of them did,
+took and cost. The ledger is only read, also while a job runs.
+"""
 _LEDGER_ABOUT = """\
 Show what a ledger holds: answers, requests, money. It is only read, also
 while a job runs.
@@ -108,7 +112,7 @@ def read_arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog=PROGRAM, description=_ABOUT, epilog=_EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=Parser)
-    for add in (_add_label, _add_plan, _add_models, _add_evaluate, _add_report, _add_ledger):
+    for add in (_add_label, _add_plan, _add_models, _add_evaluate, _add_report, _add_dashboard, _add_ledger):
         add(commands)
     options = parser.parse_args(given)
     if getattr(options, "max_items", 0) is None:
@@ -241,6 +245,16 @@ def _add_report(commands: argparse._SubParsersAction[Parser]) -> None:
     add("report", metavar="REPORT.json", help="what label --report wrote")
     add("--evaluation", metavar="FILE.json", help="what evaluate --json wrote, to be shown with it")
     add("--output", metavar="PAGE.html", help="the page (default: beside the report); readable by you only")
+
+
+def _add_dashboard(commands: argparse._SubParsersAction[Parser]) -> None:
+    dashboard = commands.add_parser(
+        "dashboard",
+        help="show a ledger's jobs in a browser",
+        description=_DASHBOARD_ABOUT,
+        usage="prompt-packer dashboard [--ledger FILE]",
+    )
+    dashboard.add_argument("--ledger", metavar="FILE", default=LEDGER, help=f"the ledger (default: {LEDGER})")
 
 
 def _add_ledger(commands: argparse._SubParsersAction[Parser]) -> None:

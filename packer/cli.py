@@ -199,6 +199,12 @@ def _run_report(options: argparse.Namespace) -> int:
     return _print([show_text(str(page))])
 
 
+def _run_dashboard(options: argparse.Namespace) -> int:
+    from packer.dashboard.command import show_jobs  # noqa: PLC0415  slow
+
+    return show_jobs(options.ledger)
+
+
 def _run_ledger(options: argparse.Namespace) -> int:
     from packer.ledger_view import show_ledger, verify_ledger  # noqa: PLC0415  sqlite3
 
@@ -240,5 +246,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "models": _run_models,
     "evaluate": _run_evaluate,
     "report": _run_report,
+    "dashboard": _run_dashboard,
     "ledger": _run_ledger,
 }

@@ -32,7 +32,17 @@ FLOORS = [
     }
     | {"refusals", "replies", "sizing"},
     {"audit", "books", "dialects", "requests"},
-    {"connections", "ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows", "local", "pricing"}
+    {
+        "connections",
+        "ledger",
+        "ledger_check",
+        "ledger_file",
+        "ledger_jobs",
+        "ledger_lock",
+        "ledger_rows",
+        "local",
+        "pricing",
+    }
     | {"providers", "tokens", "transport", "wire"},
     {"account", "crew", "journal", "slots", "sources", "verdicts"},
     {"job", "lanes"},

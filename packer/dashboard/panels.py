@@ -18,8 +18,8 @@ _WIDTH, _HEIGHT = 1000, 120  # of what is drawn; the height is in pixels
 _TIME_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 _MOST_TIMES, _MOST_VALUES = 5, 4  # ticks
 _ROOM = 1.08  # above the highest value
-_RATE_SHARE = 24  # a rate is taken over this part of the run, and
-_RATE_SECONDS = 1.0  # over this at least
+_RATE_SHARE = 12  # a rate is taken over this part of the run, and
+_RATE_SECONDS = 2.0  # over this at least
 _USUAL = 0.95  # of the rates; the others may be off the top: what the ledger knew comes in no time
 
 _Points: TypeAlias = Sequence[tuple[float, float]]
@@ -37,8 +37,11 @@ class Panel:
     keys: Sequence[tuple[str, str]] = ()
 
 
-def draw_panels(moments: Sequence[Moment]) -> list[Panel]:
-    """Pace, items, money and requests over the time of a run; `moments` are in order, and at least one."""
+def draw_panels(moments: Sequence[Moment], *, bought: bool = False) -> list[Panel]:
+    """Pace, items, money and requests over the time of a run; `moments` are in order, and at least one.
+
+    `bought`: they count answers that were paid for instead of items, and know no limit.
+    """
     first, last = moments[0], moments[-1]
     until = max(last.seconds, 0.1)
 
@@ -56,7 +59,8 @@ def draw_panels(moments: Sequence[Moment]) -> list[Panel]:
     labelled, failed = series(lambda moment: moment.labelled), series(lambda moment: moment.failed)
     many = _top(max(last.labelled, last.failed))
     items = _area(labelled, until, many, "good") + _line(labelled, until, many, "good")
-    counts, tones = f"{last.labelled:,} labelled", [("good", "labelled")]
+    what = "answers" if bought else "labelled"
+    counts, tones = f"{last.labelled:,} {what}", [("good", what)]
     if last.failed:
         items += _line(failed, until, many, "bad")
         counts, tones = f"{counts}, {last.failed:,} failed", [*tones, ("bad", "failed")]
@@ -74,13 +78,16 @@ def draw_panels(moments: Sequence[Moment]) -> list[Panel]:
     flying, limit = _steps(series(lambda moment: moment.in_flight)), _steps(series(lambda moment: moment.limit))
     busy = _top(max(value for _, value in [*flying, *limit]))
     load = _area(flying, until, busy, "accent") + _line(flying, until, busy, "accent")
-    load += _line(limit, until, busy, "limit")
-    in_flight = f"{last.in_flight:,}, the limit is {last.limit:,}"
+    in_flight, loads = f"{last.in_flight:,}", [("accent", "in flight")]
+    if not bought:
+        load += _line(limit, until, busy, "limit")
+        in_flight += f", the limit is {last.limit:,}"
+        loads.append(("dash", "limit"))
     return [
-        panel("Items a second", f"{rates[-1][1]:,.1f}", pace, fast, _write_count),
-        panel("Items", counts, items, many, _write_count, *tones),
+        panel(f"{'Answers' if bought else 'Items'} a second", f"{rates[-1][1]:,.1f}", pace, fast, _write_count),
+        panel("Answers" if bought else "Items", counts, items, many, _write_count, *tones),
         panel("Spent in this run", cost, money, dear, _write_usd, *prices),
-        panel("Requests in flight", in_flight, load, busy, _write_count, ("accent", "in flight"), ("dash", "limit")),
+        panel("Requests in flight", in_flight, load, busy, _write_count, *loads),
     ]
 
 

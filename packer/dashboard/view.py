@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC
 from decimal import Decimal
 
 from packer.dashboard.panels import Panel, draw_panels
@@ -25,7 +26,15 @@ from packer.report_words import (
 from packer.summary import count_of, write_seconds
 from packer.usage import format_usd
 
-_TONES = {"accept": "good", "split": "warn", "resend": "warn", "rate limited": "warn"}
+_TONES = {
+    "accept": "good",
+    "answered": "good",
+    "answered in part": "warn",
+    "in flight": "run",
+    "split": "warn",
+    "resend": "warn",
+    "rate limited": "warn",
+}
 _STATES = {Status.FAILED: ("failed", "bad"), Status.DOUBT: ("in doubt", "warn"), Status.PENDING: ("pending", "rest")}
 
 
@@ -87,7 +96,7 @@ def tell_standing(standing: Standing) -> View:
     now, verdict = report.statistics, tell_verdict(report)
     whole = max(now.items, standing.rows or 0)
     return View(
-        verdict=verdict if standing.is_over else _tell_running(standing, whole, verdict["where"]),
+        verdict=verdict if standing.is_over else _tell_running(standing, whole),
         states=list(tell_states(now, whole)),
         states_said=verdict["states_said"],
         tiles=list(tell_tiles(report) if standing.is_over else _tell_tiles(standing, whole)),
@@ -119,15 +128,17 @@ def tell_outcomes(outcomes: Mapping[str, int]) -> list[tuple[str, str, Share]]:
     ]
 
 
-def _tell_running(standing: Standing, whole: int, where: str) -> dict[str, str]:
-    now, ledger = standing.report.statistics, shown(standing.report.settings.ledger)
+def _tell_running(standing: Standing, whole: int) -> dict[str, str]:
+    now, given = standing.report.statistics, standing.report.settings
+    where = f"{shown(given.input)}, column {shown(given.text)}, by {shown(given.model)}. "
+    where += f"Since {standing.report.began.astimezone(UTC):%Y-%m-%d %H:%M} UTC."
     sentence = f"{now.labelled:,} of {count_of(whole, 'item')} labelled"
     if standing.rows is None:
         sentence = f"{now.labelled:,} labelled of {count_of(now.items, 'item')} read so far"
     if now.stopped is not None:
         after = f"{shown(now.stopped).rstrip('.').capitalize()}. {count_of(now.in_flight, 'request')} in flight."
         return {"tone": "warn", "word": "Stopping:", "sentence": f"{sentence}.", "next": after, "where": where}
-    after = f"Every answer is kept in {ledger}. Ctrl-C in its terminal stops it; the same command again goes on."
+    after = f"Every answer is kept in {shown(given.ledger)}. Ctrl-C in its terminal stops it, the same command goes on."
     return {"tone": "run", "word": "Running:", "sentence": f"{sentence}.", "next": after, "where": where}
 
 
@@ -141,7 +152,7 @@ def _tell_tiles(standing: Standing, whole: int) -> Iterator[Tile]:
     yield Tile("Pace", f"{standing.rate:,.1f}/s", "items, over the last half minute", "run")
     tone = "warn" if run.least != run.most else "run"
     yield Tile("Cost of this run", write_interval(run), write_total(report), tone)
-    flying = f"the limit is {now.limit:,}, a pack has {now.pack_size:,} at most"
+    flying = f"limit {now.limit:,}, packs of {now.pack_size:,}"
     yield Tile("In flight", f"{now.in_flight:,}", flying, "run")
     left = None if standing.rows is None else max(whole - done, 0)
     time = "unknown" if left is None or standing.rate <= 0 else write_seconds(left / standing.rate)
@@ -149,13 +160,11 @@ def _tell_tiles(standing: Standing, whole: int) -> Iterator[Tile]:
     asked = done - now.known
     cost = "unknown"
     if left is not None and not run.unpriced and asked > 0:
-        cost = f"about {format_usd(run.most * Decimal(left) / asked)}"
+        cost = format_usd(run.most * Decimal(left) / asked)
     kept = f"{format_usd(now.reserved)} set aside for what is in flight"
     if budget is not None:
-        kept = (
-            f"{format_usd(max(budget - now.settled - now.in_doubt - now.reserved, Decimal(0)))} of the budget is free"
-        )
-    yield Tile("Money to the end", cost, kept, "run")
+        kept = f"{format_usd(max(budget - now.settled - now.in_doubt - now.reserved, Decimal(0)))} of the budget left"
+    yield Tile("Cost to the end", cost, kept, "run")
 
 
 def _tell_item(item: Unanswered) -> dict[str, str]:
