@@ -39,10 +39,10 @@ class Browser:
             undo.callback(process.kill)
             port = self._folder / "DevToolsActivePort"
             async with asyncio.timeout(30):
-                while not port.is_file() or len(port.read_text().splitlines()) < 2:  # noqa: ASYNC240
+                while not port.is_file() or len(port.read_text().splitlines()) < 2:  # noqa: ASYNC110  a file tells nobody
                     await asyncio.sleep(0.05)
             session = await undo.enter_async_context(aiohttp.ClientSession())
-            number = port.read_text().splitlines()[0]  # noqa: ASYNC240
+            number = port.read_text().splitlines()[0]
             async with session.get(f"http://127.0.0.1:{number}/json/list") as reply:
                 (page,) = [target for target in await reply.json() if target["type"] == "page"]
             self._socket = await undo.enter_async_context(
@@ -92,7 +92,7 @@ class Browser:
     async def wait_for(self, script: str, seconds: float = 30) -> Any:
         """The expression's value as soon as it is true."""
         async with asyncio.timeout(seconds):
-            while not (value := await self.ask(script)):
+            while not (value := await self.ask(script)):  # noqa: ASYNC110  the page is asked
                 await asyncio.sleep(0.05)
         return value
 

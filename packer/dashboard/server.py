@@ -15,7 +15,7 @@ import logging
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from importlib import resources
 from typing import TYPE_CHECKING, Protocol
@@ -69,6 +69,7 @@ class Server:
         self._token = secrets.token_urlsafe(_SECRET_BYTES)
         self._cookie = secrets.token_urlsafe(_SECRET_BYTES)  # not the token: who sees one does not know the other
         self._port = 0
+        self._serves = False
         self._streams: set[asyncio.Task[object]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Event | None = None
@@ -82,8 +83,8 @@ class Server:
         # a daemon: what hangs here must not keep the process
         self._thread = threading.Thread(target=self._run, args=(listening, started), name="packer-page", daemon=True)
         self._thread.start()
-        if not started.wait(_START_SECONDS):
-            raise TimeoutError(errno.ETIMEDOUT, "its thread does not start")
+        if not started.wait(_START_SECONDS) or not self._serves:
+            raise OSError(errno.EIO, "it does not start")
         return f"http://127.0.0.1:{self._port}/?token={self._token}"
 
     def close(self) -> None:
@@ -98,17 +99,15 @@ class Server:
         # whatever ends the server ends nothing else
         with contextlib.suppress(Exception), listening:
             asyncio.run(self._serve(listening, started))
+        started.set()
 
     async def _serve(self, listening: socket.socket, started: threading.Event) -> None:
-        from aiohttp import web  # noqa: PLC0415  slow
-
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda *_: None)  # a connection that breaks is no line on a terminal
-        silent = logging.getLogger("packer.dashboard")
-        silent.disabled = True  # a request, and the token in it, is no line in a log
-        server = web.Server(self._handle, access_log=None, logger=silent, keepalive_timeout=15.0)
+        server = _make_server(self._handle)
         self._loop, self._closing = loop, asyncio.Event()
-        listener = await loop.create_server(_bound(server), sock=listening)
+        listener = await loop.create_server(server, sock=listening)
+        self._serves = True
         started.set()
         await self._closing.wait()
         listener.close()
@@ -202,14 +201,20 @@ class Server:
         return response
 
 
-def _bound(server: web.Server) -> Callable[[], asyncio.Protocol]:
-    """Makes the protocols of connections; over the limit they are closed at once: each takes a descriptor."""
+def _make_server(handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> web.Server:
+    from aiohttp import web, web_protocol  # noqa: PLC0415  slow
 
-    class Refused(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            transport.close()
+    class Bounded(web.Server):
+        """One whose connections over the limit are closed at once: each takes a descriptor that a job may need."""
 
-    return lambda: Refused() if len(server.connections) >= _MOST_CONNECTIONS else server()
+        def connection_made(self, handler: web_protocol.RequestHandler, transport: asyncio.Transport) -> None:
+            super().connection_made(handler, transport)
+            if len(self.connections) > _MOST_CONNECTIONS:
+                transport.abort()
+
+    silent = logging.getLogger("packer.dashboard")
+    silent.disabled = True  # a request, and the token in it, is no line in a log
+    return Bounded(handle, access_log=None, logger=silent, keepalive_timeout=15.0)
 
 
 def _say(

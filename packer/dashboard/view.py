@@ -8,7 +8,7 @@ from datetime import UTC
 from decimal import Decimal
 
 from packer.dashboard.panels import Panel, draw_panels
-from packer.drawing import percent, shown
+from packer.drawing import cut, percent, shown
 from packer.events import Statistics
 from packer.items import Status
 from packer.recording import Unanswered
@@ -123,7 +123,7 @@ def tell_outcomes(outcomes: Mapping[str, int]) -> list[tuple[str, str, Share]]:
     """How requests ended: a name, how many, and their share of the most frequent one."""
     total, most = sum(outcomes.values()), max(outcomes.values(), default=1)
     return [
-        (shown(name), f"{count:,} ({percent(count / total)})", Share(0, 100 * count / most, _TONES.get(name, "bad")))
+        (cut(name), f"{count:,} ({percent(count / total)})", Share(0, 100 * count / most, _TONES.get(name, "bad")))
         for name, count in sorted(outcomes.items(), key=lambda pair: (-pair[1], pair[0]))
     ]
 
