@@ -20,7 +20,7 @@ from packer.packs import UNTRUSTED_ITEMS, PackLimits
 from packer.task import AnswerShape, read_task
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("label", "plan", "models", "evaluate", "report", "ledger")
+COMMANDS = ("label", "plan", "models", "evaluate", "report", "dashboard", "ledger")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 
