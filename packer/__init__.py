@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         TaskError,
     )
     from packer.events import Event, Statistics
+    from packer.frames import label_frame
     from packer.items import Item, Result, Status
     from packer.packs import PackLimits
     from packer.runner import Runner
@@ -44,12 +45,14 @@ __all__ = [
     "TaskError",
     "Usage",
     "label",
+    "label_frame",
     "read_task",
 ]
 
 _HOMES = {
     "errors": ["CallError", "InputError", "LedgerError", "PackerError", "PriceError", "StoppedError", "TaskError"],
     "events": ["Event", "Statistics"],
+    "frames": ["label_frame"],
     "items": ["Item", "Result", "Status"],
     "packs": ["PackLimits"],
     "runner": ["Runner"],

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from packer.arguments import LEDGER, read_arguments
 from packer.errors import CallError, LedgerError, StoppedError
-from packer.packs import PackLimits
+from packer.packs import PackLimits, usual_items
 from packer.parsing import PROGRAM
 from packer.summary import show_text
 from packer.usage import Price
@@ -96,21 +96,46 @@ def _run_plan(options: argparse.Namespace) -> int:
 def _run_models(options: argparse.Namespace) -> int:
     from packer.models_view import COMMON, Comparison, show_models  # noqa: PLC0415  slow
 
+    task = _make_task(options)
     comparison = Comparison(
         input=options.input,
         text=options.text,
-        task=_make_task(options),
+        task=task,
         models=options.models or COMMON,
         id_column=options.id,
         encoding=options.encoding,
-        max_items=options.max_items,
+        max_items=options.max_items or usual_items(task.max_items, untrusted=False),
     )
     return _print(line.text for line in show_models(comparison, width=_width()))
+
+
+def _run_calibrate(options: argparse.Namespace) -> int:
+    from packer.calibrating import calibrate  # noqa: PLC0415  slow
+    from packer.task import AnswerShape  # noqa: PLC0415  pydantic
+    from packer.trials import Trial  # noqa: PLC0415  slow
+
+    order = _make_order(options)
+    trial = Trial(
+        order,
+        sizes=options.sizes,
+        shapes=[AnswerShape(shape) for shape in options.shapes or [order.task.shape]],
+        models=options.models,
+        sample=options.sample,
+        promise=options.max_disagreement,
+        gold=options.gold,
+        write_task=options.write_task,
+        output=options.json,
+        examples_per_label=options.examples_per_label,
+    )
+    lines, code = calibrate(trial, width=_width())
+    _print(line.text for line in lines)
+    return code
 
 
 def _run_evaluate(options: argparse.Namespace) -> int:
     from packer.evaluating import Question, show_evaluation  # noqa: PLC0415  slow
 
+    task = None if options.task is options.labels is None else _make_task(options)
     question = Question(
         table=options.table,
         gold=options.gold,
@@ -118,9 +143,9 @@ def _run_evaluate(options: argparse.Namespace) -> int:
         by=tuple(dict.fromkeys(options.by)),
         encoding=options.encoding,
         output=options.json,
-        task=None if options.task is options.labels is None else _make_task(options),
+        task=task,
         task_file=options.task,
-        model=options.model,
+        model=options.model or (None if task is None else task.model),
         ledger=options.ledger,
     )
     return _print(line.text for line in show_evaluation(question, width=_width()))
@@ -154,16 +179,20 @@ def _make_order(options: argparse.Namespace) -> Order:
     if (options.price_input is None) != (options.price_output is None):
         raise CallError("--price-input and --price-output: expected both or neither")
     price = None if options.price_input is None else Price(options.price_input, options.price_output)
-    if options.audit is not None and options.max_items == 1:
-        raise CallError("--audit: expected packs of more than one item, for singles are asked alone already")
     task = _make_task(options)
+    model = options.model or task.model
+    if model is None:
+        raise CallError(f"{options.command}: missing: --model")
     if options.untrusted:
         find_canaries(task)  # before a large input is read
+    max_items = options.max_items or usual_items(task.max_items, untrusted=options.untrusted)
+    if options.audit is not None and max_items == 1:
+        raise CallError("--audit: expected packs of more than one item, for singles are asked alone already")
     return Order(
         input=options.input,
         text=options.text,
         task=task,
-        model=options.model,
+        model=model,
         task_file=options.task,
         id_column=options.id,
         encoding=options.encoding,
@@ -176,7 +205,7 @@ def _make_order(options: argparse.Namespace) -> Order:
         api_key_file=options.api_key_file,
         charge_header=options.charge_header,
         ledger=options.ledger,
-        limits=PackLimits(max_items=options.max_items, max_request_usd=options.max_request_usd),
+        limits=PackLimits(max_items=max_items, max_request_usd=options.max_request_usd),
         budget_usd=options.budget_usd,
         price=price,
         concurrency=options.concurrency,
@@ -244,6 +273,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "label": _run_label,
     "plan": _run_plan,
     "models": _run_models,
+    "calibrate": _run_calibrate,
     "evaluate": _run_evaluate,
     "report": _run_report,
     "dashboard": _run_dashboard,

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+# Of one request, by reference measurements: beyond it every model tested loses accuracy clearly.
+MAX_ITEMS_CEILING = 100
 # made once: json.dumps makes one a call
 _write_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 _MOST_NORMALISED = 20_000  # characters

@@ -19,18 +19,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from packer.columns import added_columns
 from packer.errors import CallError, InputError
 from packer.examples import describe_examples
 from packer.headers import CHARGE_HEADER
 from packer.items import Item, Result, Status
 from packer.order import Order
-from packer.outputs import Output, OutputFile, OutputStream, RowWriter, choose_names, encode_line, make_writer
+from packer.outputs import Output, OutputFile, OutputStream, RowWriter, choose_writer, encode_line, open_output
 from packer.progress import Display, row_printer
 from packer.report import check_report_paths
 from packer.reporting import Reporter
 from packer.signals import Signals
 from packer.summary import Ending, Line, ResultTable, write_summary
-from packer.tables import Checked, Format, Reader, Row, check_table, format_of, is_streamed, refuse_new_keys
+from packer.tables import Checked, Format, Reader, Row, check_table, is_streamed, refuse_new_keys
 
 if TYPE_CHECKING:
     from packer.audit import AuditResult
@@ -50,10 +51,10 @@ def label_table(order: Order) -> int:
         undo.callback(reader.close)
         _refuse_overwriting(order)
         shows_table = order.table or (order.output is None and sys.stdout.isatty())
-        form = reader.format
+        form: Format = reader.format
         output: Output | None = None
         if order.output is not None or not shows_table:
-            output, form = _open_output(order.output, reader.format)
+            output, form = open_output(order.output, reader.format)
             undo.callback(output.abandon)
         reporter = Reporter(order)
         undo.callback(reporter.abandon)
@@ -63,17 +64,24 @@ def label_table(order: Order) -> int:
             reader = _open_input(order)
             undo.callback(reader.close)
         columns = reader.columns if checked is None else checked.columns
-        names = choose_names(columns, order.columns)
+        added = added_columns(order.task, taken=columns, confidence=order.confidence)
+        names = [column.name for column in added]
         job = _Job(
             order,
             reader,
             rows=None if checked is None else checked.rows,
             output=output,
             reporter=reporter,
-            writer=make_writer(
-                form, columns=columns, fields=order.fields, names=names, raw=order.raw, confidence=order.confidence
+            writer=choose_writer(
+                form,
+                columns=columns,
+                fields=order.fields,
+                added=added,
+                raw=order.raw,
+                source=reader.parquet,
+                confidence=order.confidence,
             ),
-            fixed=form is Format.CSV,
+            fixed=form is not Format.JSONL,
             shows_table=shows_table,
             names=names,
             renamed=[pair for pair in zip(order.columns, names, strict=True) if pair[0] != pair[1]],
@@ -223,6 +231,8 @@ class _Job:
                     await self._put_row(row, result)
         except InputError as error:  # of input that could not be checked before, or that changed since
             self._broken = str(error)
+        if not self._broken.startswith("the output") and not self._nobody_reads:
+            await self._put(self._writer.footer())
 
     def _items(self) -> Iterator[Item]:
         """The rows as items; runs in a thread of the runner."""
@@ -239,19 +249,19 @@ class _Job:
             raise InputError(f"{name}: ended after {count} rows, and had {self._rows} when it was checked")
 
     async def _put_row(self, row: Row, result: Result) -> None:
-        await self._put("" if self._output is None else self._writer.row(row, result))
+        await self._put(b"" if self._output is None else self._writer.row(row, result))
         if self._table is not None and result.status is not Status.PENDING:
             for line in self._table.row(row.text, result):
-                await self._put("", line)
+                await self._put(b"", line)
 
-    async def _put(self, data: str, shown: Line | None = None) -> None:
+    async def _put(self, data: bytes, shown: Line | None = None) -> None:
         try:
             if data and self._output is not None:
                 await self._write(self._output, data)
             if shown is not None and self._print is not None:
                 self._print(shown)
             elif shown is not None:
-                await self._write(self._stdout, f"{shown.text}\n")
+                await self._write(self._stdout, encode_line(f"{shown.text}\n"))
         except BrokenPipeError:
             self._nobody_reads = True
             self._abort("nobody reads the output")
@@ -260,8 +270,7 @@ class _Job:
             self._abort(self._broken)
 
     @staticmethod
-    async def _write(output: Output, text: str) -> None:
-        data = encode_line(text)
+    async def _write(output: Output, data: bytes) -> None:
         if output.ready(len(data)):
             output.write(data)
         else:  # a reader that is slow must not hold up the replies in flight
@@ -360,17 +369,3 @@ def _identity(path: str, descriptor: int) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
-
-
-def _open_output(path: str | None, source: Format) -> tuple[Output, Format]:
-    if path is None or path == "-":
-        return OutputStream(1), source
-    if is_streamed(path):  # /dev/null, a named pipe
-        try:
-            return OutputStream(os.open(path, os.O_WRONLY)), source
-        except OSError as error:
-            raise CallError(f"{path}: cannot be written: {error.strerror}") from error
-    if "\0" in path:
-        raise CallError(f"{path!r}: expected a file name")
-    form = format_of(path)
-    return OutputFile(Path(path)), form

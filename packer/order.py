@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 from packer.audit import MAX_DISAGREEMENT
+from packer.columns import fields_of
 from packer.packs import PackLimits
 from packer.report import Settings
 from packer.tables import name_source
@@ -59,8 +60,7 @@ class Order:
     @property
     def fields(self) -> tuple[str, ...]:
         """The record's fields; empty for a task with labels."""
-        schema = self.task.record_schema
-        return () if schema is None else tuple(schema["properties"])
+        return fields_of(self.task)
 
     @property
     def columns(self) -> tuple[str, ...]:

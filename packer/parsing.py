@@ -15,9 +15,11 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
 from packer.errors import CallError
+from packer.items import MAX_ITEMS_CEILING
 
 PROGRAM = "prompt-packer"
-COMMANDS = "label, plan, models, evaluate, report or ledger"
+COMMANDS = "label, plan, models, calibrate, evaluate, report or ledger"
+SHAPES = ("line", "pair", "object")
 MOST_IN_FLIGHT = 256
 
 
@@ -90,6 +92,16 @@ def read_models(given: str) -> list[str]:
     if all(name and name.isprintable() for name in names):
         return names
     raise argparse.ArgumentTypeError("expected names of models, separated by commas")
+
+
+def read_shapes(given: str) -> list[str]:
+    """Shapes of an answer, each once."""
+    return list(dict.fromkeys(one_of(*SHAPES)(name.strip()) for name in given.split(",")))
+
+
+def read_sizes(given: str) -> tuple[int, ...]:
+    """Sizes of packs, from small to large, each once."""
+    return tuple(sorted({whole(1, MAX_ITEMS_CEILING)(size.strip()) for size in given.split(",")}))
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:

@@ -35,7 +35,7 @@ def show_plan(order: Order, *, width: int) -> list[Line]:
         # what is wrong with a file is told before the price table and the vocabulary are loaded
         reader = Reader(order.input, text=order.text, id_column=order.id_column, encoding=order.encoding)
         undo.callback(reader.close)
-        ledger = _open_ledger(order.ledger)
+        ledger = open_ledger(order.ledger)
         if ledger is not None:
             undo.callback(ledger.close)
         quote, source = _find_price(order)
@@ -61,7 +61,7 @@ def _find_price(order: Order) -> tuple[Quote | None, str]:
     """The price of the job, as the runner finds it, and where it is from."""
     if order.model == "local" and order.base_url is None:
         return Quote(FREE, "this machine", "local"), "it runs on this machine"
-    given = order.price or order.task.price
+    given = order.price or order.task.price_of(order.model)
     if given is not None:
         return Quote(given, "", ""), "as given" if order.price is not None else "as the task file gives it"
     quote = find_quote(order.model)
@@ -74,7 +74,7 @@ def name_source(model: str, quote: Quote) -> str:
     return f"{quote.provider}'s list price" + ("" if is_plain else f" of {quote.model}")
 
 
-def _open_ledger(path: str) -> Ledger | None:
+def open_ledger(path: str) -> Ledger | None:
     """The ledger at `path`, to be read; None where there is none yet."""
     from packer.ledger import Ledger  # noqa: PLC0415  sqlite3
 

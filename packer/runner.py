@@ -97,7 +97,7 @@ class Runner:
         self._address = (base_url, api_key) if transport is None else None
         self._untrusted = untrusted
         self._canaries = find_canaries(task) if untrusted else {}
-        self._limits = limits or PackLimits(usual_items(untrusted=untrusted))
+        self._limits = limits or PackLimits(usual_items(task.max_items, untrusted=untrusted))
         self._price = price
         self._given_concurrency = concurrency
         self._concurrency = read_concurrency(concurrency, model)
@@ -283,7 +283,7 @@ class Runner:
 
     def _find_price(self) -> Price | None:
         # a task file's price is that of the model that it was written for
-        own = self.task.price if self._leads else None
+        own = self.task.price_of(self.model) if self._leads else None
         return own or find_price(self.model)
 
     def _make_job(self, route: Route) -> Job:

@@ -14,10 +14,10 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from packer.audit import AuditResult
+from packer.columns import answers
 from packer.events import Statistics
 from packer.exchange import ChargeSource
 from packer.items import Result, Status
-from packer.outputs import answers
 from packer.usage import format_usd
 
 _SPACE = re.compile(r"[ \t\n\r\v\f\x85\u2028\u2029]+")

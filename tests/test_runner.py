@@ -345,6 +345,20 @@ def test_a_charge_over_its_reserve_is_booked_and_stops_the_job() -> None:
     assert Counter(result.status for result in results) == {Status.LABELLED: 20, Status.PENDING: 180}
 
 
+@pytest.mark.parametrize(("model", "price"), [("m", PRICE), ("another", None)])
+def test_a_task_says_how_large_packs_are_and_what_its_own_model_costs(model: str, price: Price | None) -> None:
+    task = Task(["even", "odd"], max_items=3, model="m", price=PRICE)
+    transport = FakeTransport(task, parity)
+
+    async def work() -> Price | None:
+        async with Runner(task, model=model, transport=transport, ledger=None) as runner:
+            assert [result.status async for result in runner.stream(texts(12))] == [Status.LABELLED] * 12
+            return runner.price
+
+    assert FakeClock().run(work()) == price
+    assert [len(read_user(prompt.user)[1]) for prompt in transport.prompts] == [3] * 4
+
+
 def test_a_money_cap_without_a_price_refuses_to_start() -> None:
     transport = FakeTransport(TASK, parity)
     with pytest.raises(PriceError, match="no price is known for m"):

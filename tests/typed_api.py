@@ -5,6 +5,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Literal, assert_type
 
+import pandas as pd
+import polars as pl
 import pydantic
 
 import packer
@@ -58,6 +60,14 @@ async def use() -> None:
             assert_type(await sibling.submit("one text"), packer.Result)
         assert_type(await runner.audit(), AuditResult | None)
         runner.stop("enough")
+
+
+def use_frames(frame: pd.DataFrame, table: pl.DataFrame, lazy: pl.LazyFrame) -> None:
+    assert_type(packer.label_frame(frame, ["spam", "ham"], text="text", model="m", budget_usd=1), pd.DataFrame)
+    assert_type(packer.label_frame(table, text="text", task=packer.Task(Kind), model="m", seed=1), pl.DataFrame)
+    assert_type(frame.pipe(packer.label_frame, ["spam", "ham"], text="text", model="m"), pd.DataFrame)
+    packer.label_frame(frame, ["spam", "ham"], model="m")  # type: ignore[call-arg]  # no column is named
+    packer.label_frame(lazy, ["spam", "ham"], text="text", model="m")  # type: ignore[type-var]  # no data frame
 
 
 def listen(event: packer.Event) -> None:
