@@ -113,7 +113,11 @@ class Server:
         listener.close()
         if self._streams:
             await asyncio.wait(self._streams, timeout=_LAST_WORDS)
+        left = [handler.transport for handler in server.connections if handler.transport is not None]
         await server.shutdown(timeout=0.1)
+        for transport in left:  # one whose reader does not read would wait for him
+            transport.abort()
+        await asyncio.sleep(0)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         refused = self._refuse(request)
