@@ -16,6 +16,7 @@ from packer.explanations import (
     ABOUT,
     CALIBRATE_ABOUT,
     CALIBRATE_EXAMPLES,
+    DASHBOARD_ABOUT,
     EVALUATE_ABOUT,
     EVALUATE_EXAMPLES,
     EXIT_CODES,
@@ -57,7 +58,16 @@ def read_arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog=PROGRAM, description=ABOUT, epilog=EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=Parser)
-    for add in (_add_label, _add_plan, _add_models, _add_calibrate, _add_evaluate, _add_report, _add_ledger):
+    for add in (
+        _add_label,
+        _add_plan,
+        _add_models,
+        _add_calibrate,
+        _add_evaluate,
+        _add_report,
+        _add_dashboard,
+        _add_ledger,
+    ):
         add(commands)
     return parser.parse_args(given)
 
@@ -216,6 +226,7 @@ def _take_job(label: Parser) -> None:
     )
     _take_seed(running)
     add("--report", metavar="FILE", help="a .json file: settings, money, pace, failures; a .html file: its page too")
+    add("--dashboard", action="store_true", help="show the job in a browser on this machine while it runs")
     _take_verbose(running)
 
 
@@ -231,6 +242,16 @@ def _add_report(commands: argparse._SubParsersAction[Parser]) -> None:
     add("report", metavar="REPORT.json", help="what label --report wrote")
     add("--evaluation", metavar="FILE.json", help="what evaluate --json wrote, to be shown with it")
     add("--output", metavar="PAGE.html", help="the page (default: beside the report); readable by you only")
+
+
+def _add_dashboard(commands: argparse._SubParsersAction[Parser]) -> None:
+    dashboard = commands.add_parser(
+        "dashboard",
+        help="show a ledger's jobs in a browser",
+        description=DASHBOARD_ABOUT,
+        usage="prompt-packer dashboard [--ledger FILE]",
+    )
+    dashboard.add_argument("--ledger", metavar="FILE", default=LEDGER, help=f"the ledger (default: {LEDGER})")
 
 
 def _add_ledger(commands: argparse._SubParsersAction[Parser]) -> None:

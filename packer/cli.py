@@ -218,6 +218,7 @@ def _make_order(options: argparse.Namespace) -> Order:
         on_doubt=options.on_doubt,
         seed=options.seed,
         report=options.report,
+        dashboard=options.dashboard,
         untrusted=options.untrusted,
         audit=options.audit,
         max_disagreement=options.max_disagreement,
@@ -231,6 +232,12 @@ def _run_report(options: argparse.Namespace) -> int:
 
     page = make_page(options.report, evaluation=options.evaluation, output=options.output)
     return _print([show_text(str(page))])
+
+
+def _run_dashboard(options: argparse.Namespace) -> int:
+    from packer.dashboard.command import show_jobs  # noqa: PLC0415  slow
+
+    return show_jobs(options.ledger)
 
 
 def _run_ledger(options: argparse.Namespace) -> int:
@@ -275,5 +282,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "calibrate": _run_calibrate,
     "evaluate": _run_evaluate,
     "report": _run_report,
+    "dashboard": _run_dashboard,
     "ledger": _run_ledger,
 }

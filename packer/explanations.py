@@ -82,6 +82,10 @@ REPORT_ABOUT = """\
 Draw the page of a report: one HTML file with plots, which needs no network and
 runs no script. The report is what label --report wrote; it is checked first.
 """
+DASHBOARD_ABOUT = """\
+Show the jobs of a ledger in a browser on this machine: what each of them did,
+took and cost. The ledger is only read, also while a job runs.
+"""
 LEDGER_ABOUT = """\
 Show what a ledger holds: answers, requests, money. It is only read, also
 while a job runs.

@@ -12,14 +12,14 @@ import contextlib
 import os
 import shutil
 import sys
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from packer.columns import added_columns
 from packer.doubting import describe_threshold, make_doubt, read_sample
-from packer.errors import CallError, InputError
+from packer.errors import InputError
 from packer.examples import describe_examples
 from packer.headers import CHARGE_HEADER
 from packer.items import Item, Result, Status
@@ -27,8 +27,7 @@ from packer.order import Order
 from packer.outputs import Output, OutputFile, OutputStream, RowWriter, choose_writer, encode_line, open_output
 from packer.overwriting import refuse_overwriting
 from packer.progress import Display, row_printer
-from packer.recording import Recorder
-from packer.report import check_report_paths, encode_report, make_report
+from packer.reporting import Reporter
 from packer.signals import Signals
 from packer.summary import Ending, Line, ResultTable, write_summary
 from packer.tables import Checked, Format, Reader, Row, check_table, is_streamed, refuse_new_keys
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from packer.votes import DoubtResult
 
 DONE, FAILED, STOPPED = 0, 3, 4
-_REASONS_KEPT = 1_000  # of failed items; more are counted as one
 _TICK = 0.25  # seconds between two looks at the statistics
 _FIRST_TICK = 0.05  # at the start, so that a short job has a course too
 
@@ -58,10 +56,8 @@ def label_table(order: Order) -> int:
         if order.output is not None or not shows_table:
             output, form = open_output(order.output, reader.format)
             undo.callback(output.abandon)
-        report, page = _open_report(order.report)
-        for written in (report, page):
-            if written is not None:
-                undo.callback(written.abandon)
+        reporter = Reporter(order)
+        undo.callback(reporter.abandon)
         checked: Checked | None = None
         if not is_streamed(order.input):
             checked = check_table(reader)
@@ -75,8 +71,7 @@ def label_table(order: Order) -> int:
             reader,
             rows=None if checked is None else checked.rows,
             output=output,
-            report=report,
-            page=page,
+            reporter=reporter,
             writer=choose_writer(
                 form,
                 columns=columns,
@@ -104,8 +99,7 @@ class _Job:
         *,
         rows: int | None,
         output: Output | None,
-        report: Output | None,
-        page: Output | None,
+        reporter: Reporter,
         writer: RowWriter,
         fixed: bool,
         shows_table: bool,
@@ -116,8 +110,7 @@ class _Job:
         self._reader = reader
         self._rows = rows
         self._output = output
-        self._report = report
-        self._page = page
+        self._reporter = reporter
         self._writer = writer
         self._fixed = fixed
         self._names = names
@@ -130,9 +123,7 @@ class _Job:
         self._print: Callable[[Line], None] | None = None
         self._stdout = OutputStream(1)
         self._read: deque[Row] = deque()  # rows whose results are still to come
-        self._reasons: Counter[str] = Counter()
         self._unsure = 0  # labelled items whose confidence is wanted and unknown
-        self._recorder = Recorder()
         self._notice = ""
         self._broken = ""
         self._nobody_reads = False
@@ -191,6 +182,7 @@ class _Job:
             async with runner:
                 self._loop, self._runner = asyncio.get_running_loop(), runner
                 earlier = runner.statistics()
+                self._reporter.begin(runner, display, rows=self._rows, began=began)
                 if self._notice:
                     display.line(f"model local: {self._notice}", "yellow")
                 if order.examples is not None:
@@ -210,8 +202,7 @@ class _Job:
         stopped = self._broken or (now.stopped or "interrupted" if was_cut or self._nobody_reads else "")
         stopped = stopped or (self._doubt.stopped if self._doubt is not None else None) or ""
         code = STOPPED if stopped else FAILED if now.failed or now.doubt else DONE
-        if self._report is not None:
-            self._write_report(self._report, began, code, stopped, earlier=earlier, now=now)
+        self._reporter.finish(now, code=code, stopped=stopped, audit=self._audit, doubt=self._doubt)
         if not self._nobody_reads:
             for line in self._summary(earlier, now, stopped):
                 display.line(*line)
@@ -249,10 +240,7 @@ class _Job:
             await self._put(self._writer.header(), self._table.header() if self._table else None)
             async for result in runner.stream(self._items()):
                 row = self._read.popleft()
-                self._recorder.result(row.text, result)
-                if result.status is Status.FAILED:
-                    known = result.error in self._reasons or len(self._reasons) < _REASONS_KEPT
-                    self._reasons[result.error if known else "another reason"] += 1
+                self._reporter.result(row.text, result)
                 self._unsure += result.status is Status.LABELLED and result.confidence is None
                 if not self._broken and not self._nobody_reads:
                     await self._put_row(row, result)
@@ -330,58 +318,16 @@ class _Job:
             self._broken = f"the output cannot be written: {error.strerror}"
             output.abandon()
 
-    def _write_report(
-        self, file: Output, began: datetime, code: int, stopped: str, *, earlier: Statistics, now: Statistics
-    ) -> None:
-        assert self._display is not None, "a job that ran had a display"
-        assert self._runner is not None, "and a runner"
-        price = self._runner.price
-        report = make_report(
-            task=self._order.task,
-            began=began,
-            ended=datetime.now(UTC),
-            exit_code=code,
-            stopped=stopped or None,
-            settings=self._order.settings(price),
-            earlier=earlier,
-            now=now,
-            failed=dict(self._reasons),
-            audit=self._audit,
-            doubt=self._doubt,
-            recording=self._recorder.finish(now),
-        )
-        self._write_whole(file, encode_report(report))
-        if self._page is not None:  # second: the page can be made again from the report
-            from packer.page import write_page  # noqa: PLC0415  as above
-
-            try:
-                page = write_page(report)
-            except Exception as error:  # noqa: BLE001  what draws is no part of the job, and the report is written
-                self._page.abandon()
-                self._display.line(f"{self._order.report}: the page cannot be drawn: {error}", "red")
-            else:
-                self._write_whole(self._page, page.encode())
-
-    def _write_whole(self, file: Output, data: bytes) -> None:
-        assert self._display is not None, "as above"
-        try:
-            file.write(data)
-            file.finish()
-        except OSError as error:
-            file.abandon()
-            message = f"{self._order.report}: the report cannot be written: {error.strerror}"
-            self._display.line(message, "red")
-
     def _hear(self, event: Event) -> None:
         assert self._display is not None, "a runner that speaks has a display"
-        self._recorder.event(event)
+        self._reporter.event(event)
         self._display.event(event)
 
     async def _tick(self, display: Display, runner: Runner) -> None:
         while True:
             now = runner.statistics()
             display.update(now)
-            self._recorder.sample(now)
+            self._reporter.sample(now)
             await asyncio.sleep(min(_TICK, max(now.seconds / 20, _FIRST_TICK)))
 
     def _summary(self, earlier: Statistics, now: Statistics, stopped: str) -> list[Line]:
@@ -389,7 +335,7 @@ class _Job:
         ending = Ending(
             earlier=earlier,
             now=now,
-            reasons=self._reasons,
+            reasons=self._reporter.reasons,
             ledger=order.ledger,
             output=order.output if isinstance(self._output, OutputFile) else None,
             budget=order.budget_usd,
@@ -407,20 +353,3 @@ class _Job:
 
 def _open_input(order: Order) -> Reader:
     return Reader(order.input, text=order.text, id_column=order.id_column, encoding=order.encoding)
-
-
-def _open_report(path: str | None) -> tuple[Output | None, Output | None]:
-    if path is None:
-        return None, None
-    file, page = check_report_paths(path)
-    if page is None:
-        return OutputFile(file, private=True), None
-    from packer.page import check_page_can_be_made  # noqa: PLC0415  slow
-
-    check_page_can_be_made()
-    report = OutputFile(file, private=True)
-    try:
-        return report, OutputFile(page, private=True)
-    except CallError:
-        report.abandon()
-        raise

@@ -52,6 +52,7 @@ class Order:
     on_doubt: Literal["retry", "hold"] = "retry"
     seed: int = 0
     report: str | None = None
+    dashboard: bool = False
     untrusted: bool = False
     audit: float | None = None
     max_disagreement: float = MAX_DISAGREEMENT

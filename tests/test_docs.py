@@ -21,7 +21,7 @@ from packer.packs import UNTRUSTED_ITEMS, PackLimits
 from packer.task import AnswerShape, read_task
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("label", "plan", "models", "calibrate", "evaluate", "report", "ledger")
+COMMANDS = ("label", "plan", "models", "calibrate", "evaluate", "report", "dashboard", "ledger")
 QUALITY = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
