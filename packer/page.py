@@ -25,7 +25,8 @@ from packer.outputs import OutputFile
 from packer.quality_charts import chart_audit, chart_buckets, chart_confusion, chart_labels
 from packer.reading import read_evaluation, read_report
 from packer.report import Money, Report
-from packer.summary import count_of, write_seconds
+from packer.shown import count_of
+from packer.summary import write_seconds
 from packer.usage import format_price, format_usd
 
 _MODULES = ("jinja2", "vl_convert")

@@ -16,12 +16,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from packer.events import AttemptEnded, Audited, Event, JobStopped, Paused, SettingRefused, Statistics
-from packer.summary import Line, show_text
+from packer.shown import show_text
 from packer.usage import format_usd
 
 if TYPE_CHECKING:
     import rich.console
     import rich.progress
+
+    from packer.summary import Line
 
 _RATE_SAMPLES = 120  # of the statistics, a few a second
 _SHOW_CURSOR = b"\x1b[?25h\n"
@@ -45,7 +47,7 @@ class Display:
         self._console: rich.console.Console = Quiet(stderr=True, highlight=False, markup=False, emoji=False)
         self._bar: rich.progress.Progress | None = None
         self._task: rich.progress.TaskID | None = None
-        self._seen: deque[tuple[float, int]] = deque(maxlen=_RATE_SAMPLES)
+        self._pace = Pace(rows)
         self.is_terminal = self._console.is_terminal and not self._console.is_dumb_terminal
 
     def __enter__(self) -> Self:
@@ -76,12 +78,8 @@ class Display:
     def update(self, now: Statistics) -> None:
         """Move the bar."""
         if self._bar is not None and self._task is not None:
-            done = _count_done(now)
-            # over the last samples only: what came from the ledger at the start says nothing of the rest
-            self._seen.append((now.seconds, done))
-            seconds, before = self._seen[0]
-            rate = (done - before) / (now.seconds - seconds) if now.seconds > seconds else 0.0
-            self._bar.update(self._task, completed=done, description=describe(now, self._rows, rate))
+            said = self._pace.describe(now)
+            self._bar.update(self._task, completed=self._pace.done, description=said)
 
     def line(self, text: str, style: str = "") -> None:
         """One line on standard error, above the bar."""
@@ -101,6 +99,24 @@ class Display:
         """Give the terminal its cursor back, when the process is about to end in the middle of it all."""
         if sys.stderr.isatty():
             os.write(2, _SHOW_CURSOR)
+
+
+class Pace:
+    """What stands behind a bar, from statistics that are told a few times a second; `rows` as `Display` takes them."""
+
+    def __init__(self, rows: int | None) -> None:
+        self._rows = rows
+        self._seen: deque[tuple[float, int]] = deque(maxlen=_RATE_SAMPLES)
+        self.done = 0  # items
+
+    def describe(self, now: Statistics) -> str:
+        """The words for `now`; the rate is over the last samples."""
+        self.done = _count_done(now)
+        # the last only: what came from the ledger at the start says nothing of the rest
+        self._seen.append((now.seconds, self.done))
+        seconds, before = self._seen[0]
+        rate = (self.done - before) / (now.seconds - seconds) if now.seconds > seconds else 0.0
+        return describe(now, self._rows, rate)
 
 
 def row_printer(display: Display) -> Callable[[Line], None] | None:

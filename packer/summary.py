@@ -6,7 +6,6 @@ escapes, so that a terminal prints them and does nothing else.
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,53 +15,15 @@ from typing import Any, NamedTuple
 from packer.audit import AuditResult
 from packer.columns import answers
 from packer.events import Statistics
-from packer.exchange import ChargeSource
 from packer.items import Result, Status
+from packer.shown import count_of, cut_text, pad_text, show_text
+from packer.standing import count_items, write_cost
 from packer.usage import format_usd
 from packer.votes import DoubtResult
 
-_SPACE = re.compile(r"[ \t\n\r\v\f\x85\u2028\u2029]+")
-_UNSHOWN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
-    "\U000e0000-\U000e0fff]"
-)
-_SOURCES = {
-    ChargeSource.HEADER: "told by the gateway",
-    ChargeSource.PROXY: "told by the proxy",
-    ChargeSource.BODY: "told in the replies",
-    ChargeSource.PRICE: "tokens x price",
-    ChargeSource.RESERVE: "worst case, the gateway told nothing",
-}
 _REASONS_SHOWN = 2
 # That a fact may take: a reason is a stranger's word, and may be long
 _LINES = {"audit": 4, "votes": 3, "cost": 3, "doubtful": 3, "failed": 1, "stopped": 3}
-
-
-def show_text(text: str) -> str:
-    """`text` on one line that a terminal prints and does not obey."""
-    return _UNSHOWN.sub(_escape, _SPACE.sub(" ", text))
-
-
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def cut_text(text: str, width: int) -> str:
-    """`text` in at most `width` terminal cells, cut with an ellipsis; a full-width character takes two."""
-    from rich.cells import cell_len, set_cell_size  # noqa: PLC0415  a bad call does not wait for rich
-
-    if len(text) * 2 <= width or cell_len(text) <= width:
-        return text
-    return set_cell_size(text, width - 1).rstrip() + "…" if width > 0 else ""
-
-
-def pad_text(text: str, width: int) -> str:
-    """`text` in exactly `width` terminal cells, cut like `cut_text`."""
-    from rich.cells import cell_len  # noqa: PLC0415  as above
-
-    cut = cut_text(text, width)
-    return cut + " " * (width - cell_len(cut))
 
 
 class Line(NamedTuple):
@@ -172,7 +133,7 @@ def write_facts(facts: Iterable[tuple[str, str, str]], *, width: int) -> list[Li
 
 def _facts(ending: Ending) -> Iterator[tuple[str, str, str]]:
     now = ending.now
-    yield "items", _count_items(now), ""
+    yield "items", count_items(now), ""
     if now.known:
         yield "known", f"{now.known:,} of them, from the ledger or with the text of another item", ""
     if now.requests:
@@ -187,7 +148,8 @@ def _facts(ending: Ending) -> Iterator[tuple[str, str, str]]:
         yield "audit", _write_audit(ending.audit, now.pack_size), "yellow" if ending.audit.broken else ""
     if ending.doubt is not None:
         yield from _write_doubtful(ending.doubt)
-    yield "cost", _write_cost(ending), ""
+    cost = write_cost(ending.earlier, now, on_this_machine=bool(ending.notice), budget=ending.budget)
+    yield "cost", cost, ""
     if now.doubt_requests:
         yield "in doubt", _write_doubt(now), "yellow"
     if levels := _write_levels(now):
@@ -231,42 +193,6 @@ def _next_steps(ending: Ending) -> Iterator[tuple[str, str, str]]:
         yield "note", now.stopped, "yellow"
     elif ending.on_screen:
         yield "next", "--output FILE writes the rows; nothing is asked again", "bold"
-
-
-def _count_items(now: Statistics) -> str:
-    parts = [
-        f"{count:,} {word}"
-        for count, word in (
-            (now.labelled, "labelled"),
-            (now.failed, "failed"),
-            (now.doubt, "in doubt"),
-            (now.pending, "pending"),
-        )
-        if count
-    ]
-    return f"{now.items:,}" + (f": {', '.join(parts)}" if parts else "")
-
-
-def _write_cost(ending: Ending) -> str:
-    now, earlier = ending.now, ending.earlier
-    settled, doubt = now.settled - earlier.settled, now.in_doubt - earlier.in_doubt
-    unpriced = now.unpriced - earlier.unpriced
-    told = [_SOURCES[source] for source in now.charge_sources if source in _SOURCES]
-    parts = []
-    if not now.requests:
-        parts.append("nothing in this run")
-    elif told:
-        parts.append(f"{format_usd(settled)} ({', '.join(told)})")
-    elif not doubt and not unpriced:
-        parts.append("free: it ran on this machine" if ending.notice else "nothing was charged")
-    if unpriced:
-        parts.append(f"unknown for {count_of(unpriced, 'request')}: no charge was told, and no price is known")
-    if earlier.settled or earlier.in_doubt:
-        least = f"{format_usd(now.settled - now.assumed)} to " if now.in_doubt or now.assumed else ""
-        parts.append(f"{least}{format_usd(now.settled + now.in_doubt)} with earlier runs")
-    if ending.budget is not None:
-        parts.append(f"the budget is {format_usd(ending.budget)}")
-    return "; ".join(parts)
 
 
 def _write_audit(audit: AuditResult, size: int) -> str:
@@ -334,8 +260,3 @@ def write_seconds(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def count_of(number: int, one: str, many: str = "") -> str:
-    """`number` things, in words."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
