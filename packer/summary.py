@@ -6,6 +6,7 @@ escapes, so that a terminal prints them and does nothing else.
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,21 @@ from packer.votes import DoubtResult
 
 _REASONS_SHOWN = 2
 # That a fact may take: a reason is a stranger's word, and may be long
-_LINES = {"audit": 4, "votes": 3, "cost": 3, "doubtful": 3, "failed": 1, "stopped": 3}
+_LINES = {"audit": 4, "votes": 3, "cost": 3, "doubtful": 3, "failed": 1, "items": 4, "next": 6, "stopped": 3}
+_SCREEN = 23  # lines: 24, and one for the prompt below
+# Where it does not fit, all but these are cut to a line; then what the report tells as well is left out, in this order
+_WHOLE = {"cost", "in doubt", "items", "next", "stopped"}
+_LEAST = ("in flight", "tokens", "sent", "refused", "cells", "known", "time", "column")
+# What to do about a reason to stop, by what it begins with
+_MENDS = {
+    "interrupted": "",
+    "budget:": "with a larger --budget-usd, ",
+    "balance:": "when the account has money again, ",
+    "quota:": "when the account has money again, or its quota allows it, ",
+    "key refused:": "with a key that the gateway takes (--api-key-env or --api-key-file), ",
+    "unknown model:": "with a --model that the gateway serves, ",
+    "": "when that is mended, ",
+}
 
 
 class Line(NamedTuple):
@@ -112,19 +127,28 @@ class Ending:
 
 
 def write_summary(ending: Ending, *, width: int) -> list[Line]:
-    """The summary, at most `width` wide: what was done, what it took, what to do next."""
-    return write_facts(_facts(ending), width=width)
+    """The summary, at most `width` wide and a screen long: what was done, what it took, what to do next."""
+    facts = [*_facts(ending)]
+    lines = write_facts(facts, width=width)
+    for count in range(len(_LEAST) + 1):
+        if len(lines) <= _SCREEN:
+            break
+        lines = write_facts([fact for fact in facts if fact[0] not in _LEAST[:count]], width=width, brief=True)
+    return lines
 
 
-def write_facts(facts: Iterable[tuple[str, str, str]], *, width: int) -> list[Line]:
-    """Facts (a name of at most 9 letters, a text, a style) as lines of at most `width`, the texts below each other."""
+def write_facts(facts: Iterable[tuple[str, str, str]], *, width: int, brief: bool = False) -> list[Line]:
+    """Facts (a name of at most 9 letters, a text, a style) as lines of at most `width`, the texts below each other.
+
+    `brief` gives each a line, but for what to do next and why it stopped.
+    """
     lines: list[Line] = []
     room = max(width - 11, 20)
     for name, text, style in facts:
         shown = show_text(text)
         # a path is there to be copied, so it stays in one piece
         wrapped = [shown] if name == "output" else [cut_text(part, room) for part in textwrap.wrap(shown, room)]
-        most = _LINES.get(name, 2)
+        most = 1 if brief and name not in _WHOLE else _LINES.get(name, 2)
         if len(wrapped) > most:
             wrapped = [*wrapped[: most - 1], cut_text(f"{wrapped[most - 1]} …", room)]
         lines += [Line(f"{'' if number else name:<9}  {part}", style) for number, part in enumerate(wrapped)]
@@ -158,8 +182,10 @@ def _facts(ending: Ending) -> Iterator[tuple[str, str, str]]:
     yield "time", f"{write_seconds(now.seconds)}{rate}", ""
     if now.refused_settings:
         yield "refused", f"the gateway does not take {', '.join(now.refused_settings)}; it was left out", ""
-    for given, chosen in ending.renamed:
-        yield "column", f"the input has a column {given!r} already; the new one is {chosen!r}", ""
+    if ending.renamed:
+        given, chosen = (", ".join(map(repr, names)) for names in zip(*ending.renamed, strict=True))
+        has, new = ("a column", "one is") if len(ending.renamed) == 1 else ("columns", "ones are")
+        yield "column", f"the input has {has} {given} already; the new {new} {chosen}", ""
     if ending.unsure:
         why = "the gateway told none, or they were labelled by a run that did not ask"
         yield "column", f"confidence is empty for {count_of(ending.unsure, 'labelled item')}: {why}", "yellow"
@@ -180,19 +206,34 @@ def _next_steps(ending: Ending) -> Iterator[tuple[str, str, str]]:
     now, output = ending.now, ending.output
     if output is not None:
         yield "output", output, ""
+    if now.stopped and not ending.stopped:
+        yield "note", now.stopped, "yellow"
     if ending.stopped:
         yield "stopped", ending.stopped, "yellow"
+    yield "next", _write_next(ending), "bold"
+
+
+def _write_next(ending: Ending) -> str:
+    now, output = ending.now, ending.output
+    kept = f"every answer is kept in {ending.ledger}"
+    if ending.stopped:
+        mend = next(mend for reason, mend in _MENDS.items() if ending.stopped.startswith(reason))
         what = f"{count_of(now.pending, 'item')} pending; " if now.pending else ""
-        when = "" if ending.stopped == "interrupted" else "when that is mended, "
-        kept = f"every answer is kept in {ending.ledger}"
-        yield "next", f"{what}{when}run the same command again to go on: {kept}", "bold"
-    elif now.failed or now.doubt:
-        where = "the column error says why" if output is not None else "--output FILE keeps them with their reasons"
-        yield "next", f"{where}; the same command again asks only for what has no answer yet", "bold"
-    elif now.stopped:
-        yield "note", now.stopped, "yellow"
-    elif ending.on_screen:
-        yield "next", "--output FILE writes the rows; nothing is asked again", "bold"
+        return f"{what}{mend}run the same command again to go on: {kept}"
+    if now.failed or now.doubt:
+        parts = ["the column error says why" if output is not None else "--output FILE keeps them with their reasons"]
+        if now.failed:
+            parts.append("the same command again asks only for what has no answer yet")
+        if now.doubt:
+            parts.append("--on-doubt retry asks again for what is in doubt, and may pay for it twice")
+        return "; ".join(parts)
+    if output is not None:
+        return (
+            f"prompt-packer evaluate {shlex.quote(output)} --gold COLUMN tells how right it is, where COLUMN is right"
+        )
+    if ending.on_screen:
+        return "--output FILE writes the rows; nothing is asked again"
+    return f"{kept}; the same command again asks nothing"
 
 
 def _write_audit(audit: AuditResult, size: int) -> str:
