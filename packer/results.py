@@ -32,7 +32,7 @@ class Results(list[Result]):
         wide = min(max((len(answer) for _, answer, _ in rows), default=0), _ANSWER)
         table = [f"{place:>4}  {pad_text(answer, wide)}  {text}" for place, answer, text in rows]
         lines = [*map(show_text, self._head()), *table, self._rest()]
-        return "\n".join(cut_text(line, _WIDTH) for line in lines if line)
+        return "\n".join(cut_text(line.rstrip(), _WIDTH) for line in lines if line)
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

@@ -30,6 +30,7 @@ def read(page: str) -> LexborHTMLParser:
     """What a browser makes of it: no element that is not ours, and nothing in attributes but ours."""
     tree = LexborHTMLParser(page)
     body = tree.css_first("body")
+    assert body is not None
     assert {node.tag for node in body.traverse()} <= {"body", "div", "p", "table", "thead", "tbody", "tr", "th", "td"}
     for node in body.traverse():
         assert {*node.attributes} <= {"class", "style"}
