@@ -132,6 +132,14 @@ def test_without_a_running_loop_the_bar_is_drawn_as_well(handle: Handle) -> None
     assert handle.shown[-1].startswith("20/20  ")
 
 
+def test_a_frame_is_labelled_under_a_bar_too(handle: Handle) -> None:
+    pd = pytest.importorskip("pandas", reason="pandas is not installed")
+    transport = FakeTransport(TASK, lambda text: "ham", seconds=0)
+    frame = pd.DataFrame({"text": ["a", "b"]})
+    packer.label_frame(frame, text="text", task=TASK, model="m", ledger=None, transport=transport, progress=True)
+    assert handle.shown[-1].startswith("2/2  ")
+
+
 def test_an_interrupt_of_a_cell_with_a_bar_ends_the_job(handle: Handle) -> None:
     loop = asyncio.new_event_loop()
     timer = threading.Timer(0.8, os.kill, (os.getpid(), signal.SIGINT))

@@ -20,6 +20,7 @@ from packer.intervals import Interval
 from packer.progress import describe
 from packer.summary import Ending, write_summary
 from packer.usage import Usage
+from packer.votes import DoubtResult
 
 BAR = "[━╸╺]{7,}"
 PRICED = ["--price-input", "1", "--price-output", "2"]
@@ -158,6 +159,7 @@ def test_a_summary_of_everything_fits_a_screen_and_ends_with_what_to_do(columns:
         stopped=stopped,
         unsure=12,
         audit=AuditResult(300, 280, Interval(0.0667, 0.04, 0.1), 0.03, broken=True, by_position=()),
+        doubt=DoubtResult(9, 20, 3, 5, 2, 4, 6, "budget: " + "x" * 99),
     )
     lines = [line.text for line in write_summary(ending, width=columns)]
     assert len(lines) <= 23
