@@ -28,7 +28,7 @@ _LINES = {"audit": 4, "votes": 3, "cost": 3, "doubtful": 3, "failed": 1, "items"
 _SCREEN = 23  # lines: 24, and one for the prompt below
 # Where it does not fit, all but these are cut to a line; then what the report tells as well is left out, in this order
 _WHOLE = {"cost", "in doubt", "items", "next", "stopped"}
-_LEAST = ("in flight", "tokens", "sent", "refused", "cells", "known", "time", "column")
+_LEAST = ("in flight", "tokens", "sent", "refused", "cells", "known", "time", "column", "changed", "votes", "escalated")
 # What to do about a reason to stop, by what it begins with
 _MENDS = {
     "interrupted": "",
