@@ -11,7 +11,7 @@ import packer
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
-    {"errors", "failpoints", "items", "usage"},
+    {"errors", "failpoints", "items", "shown", "usage"},
     {"exchange", "records", "task"},
     {
         "answers",
@@ -48,10 +48,10 @@ FLOORS = [
     | {"providers", "tokens", "transport", "wire"},
     {"account", "crew", "journal", "slots", "sources", "verdicts"},
     {"job", "lanes"},
-    {"columns", "options", "telling"},
-    {"arrow", "auditing", "desk", "intake"},
+    {"columns", "options", "standing", "telling"},
+    {"arrow", "auditing", "desk", "intake", "progress", "results"},
     {"voting"},
-    {"runner", "testing"},
+    {"notebook", "runner", "testing"},
     {"sync"},
     {"frames"},
     {"__init__"},
@@ -83,7 +83,6 @@ FLOORS = [
         "drawing",
         "examples",
         "page",
-        "progress",
         "quality_charts",
         "reading",
         "recording",
@@ -151,7 +150,6 @@ ROOMS = [
         "drawing",
         "examples",
         "page",
-        "progress",
         "quality_charts",
         "reading",
         "recording",
