@@ -22,7 +22,7 @@ from sides import describe_machine
 
 from packer.intervals import proportion
 from packer.ledger import Ledger
-from packer.task import AnswerShape
+from packer.task import AnswerShape, fold_label
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -82,12 +82,13 @@ def evaluate(setting: Setting, asked: Sequence[str]) -> dict[str, Any]:
     figures, table = setting.file(".evaluation.json"), str(setting.file(".csv"))
     command = [*COMMAND, "evaluate", table, "--gold", "gold", "--by", "position", *asked, "--json", str(figures)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return json.loads(figures.read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(figures.read_text(encoding="utf-8"))
+    return found
 
 
-def show(setting: Setting, alone: Sequence[dict[str, str]], found: dict[str, Any]) -> str:
-    """A line of the table."""
-    rows = setting.answers()
+def show(setting: Setting, first: Setting, found: dict[str, Any]) -> str:
+    """A line of the table; `first` is what its answers are held against."""
+    rows, alone = setting.answers(), first.answers()
     failed = sum(not row["label"] for row in rows)
     both = [(row, single) for row, single in zip(rows, alone, strict=True) if row["label"] and single["label"]]
     changed = sum(row["label"] != single["label"] for row, single in both)
@@ -103,8 +104,8 @@ def show(setting: Setting, alone: Sequence[dict[str, str]], found: dict[str, Any
         failed,
         sum(now.attempts.values()),
         f"{usage.input_tokens / len(rows):.0f} + {usage.output_tokens / len(rows):.1f}",
-        "" if alone == rows else f"{changed}: {show_share(change.value, change.low, change.high)}",
-        "" if alone == rows else f"{lost}, {won}",
+        "" if setting == first else f"{changed}: {show_share(change.value, change.low, change.high)}",
+        "" if setting == first else f"{lost}, {won}",
         show_confidence(rows),
     )
     return f"| {' | '.join(map(str, cells))} |"
@@ -123,11 +124,17 @@ def show_confidence(rows: Iterable[dict[str, str]]) -> str:
 
 
 def is_right(row: dict[str, str]) -> bool:
-    return row["label"] == row["gold"]
+    return fold_label(row["label"]) == fold_label(row["gold"])
 
 
 def show_share(value: float | None, low: float, high: float) -> str:
     return "none" if value is None else f"{value:.1%} ({low:.0%} to {high:.0%})".replace("%", " %")
+
+
+def show_place(part: dict[str, Any]) -> str:
+    if part["least"] is None:
+        return "unknown"
+    return str(part["least"]) if part["least"] == part["most"] else f"{part['least']} to {part['most']}"
 
 
 def main() -> None:
@@ -167,12 +174,9 @@ def main() -> None:
         if not setting.file(".csv").exists():
             label(setting, asked, sent)
         found = evaluate(setting, asked)
-        lines.append(show(setting, settings[0].answers(), found))
+        lines.append(show(setting, settings[0], found))
         if setting.size > 1:
-            bins = (
-                f"{part['least']} to {part['most']}: {part['errors']} of {part['items']}"
-                for part in found["by"]["position"]
-            )
+            bins = (f"{show_place(part)}: {part['errors']} of {part['items']}" for part in found["by"]["position"])
             places.append(f"{setting.shape} {setting.size:<4}{'; '.join(bins)}")
     print(f"{options.model}, {len(settings[0].answers())} texts; {describe_machine()}\n")
     first = f"as {settings[0].shape} {settings[0].size}"
