@@ -22,7 +22,7 @@ from sides import describe_machine
 
 from packer.intervals import proportion
 from packer.ledger import Ledger
-from packer.task import AnswerShape, fold_label
+from packer.task import AnswerShape, fold_label, read_task
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -142,33 +142,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What packs cost a model in accuracy.", allow_abbrev=False)
     add = parser.add_argument
     add("table", nargs="?", type=Path, default=EXAMPLES / "messages.csv", help="a CSV (default: examples/messages.csv)")
-    add("--task", type=Path, default=EXAMPLES / "messages.toml", help="a task file (default: examples/messages.toml)")
+    add(
+        "--task",
+        type=Path,
+        default=EXAMPLES / "messages.toml",
+        help="a .toml without a shape (default: examples/messages.toml)",
+    )
     add("--text", default="text", help="the column of the texts (default: text)")
     add("--gold", default="gold", help="the column of the right labels (default: gold)")
     add("--base-url", required=True, help="an OpenAI-compatible gateway")
     add("--model", required=True, help="its name at the gateway")
     add("--api-key-env", help="the environment variable that holds the key")
     add("--items", type=int, default=100, help="texts in the sample (default: 100)")
-    add("--sizes", default="1,4,8,16", help="texts in a pack; the first is what others are held against (1,4,8,16)")
-    add("--shapes", default="line", help="of answers: some of line,pair,object (default: line)")
+    add("--sizes", default="1,4,8,16", help="of packs; 8-object: answers of another shape (default: 1,4,8,16)")
     add("--concurrency", default="auto", help="requests in flight (default: auto)")
     add("--seed", type=int, default=0, help="of the sample and the order in packs (default: 0)")
     add("--folder", type=Path, default=Path("packing-quality"), help="keeps the answers (default: packing-quality)")
     options = parser.parse_args()
-    sizes = [int(size) for size in options.sizes.split(",")]
-    shapes = [AnswerShape(shape).value for shape in options.shapes.split(",")]
+    usual = read_task(options.task).shape
+    settings = []
+    for name in options.sizes.split(","):
+        size, _, shape = name.partition("-")
+        settings.append(Setting(options.folder, AnswerShape(shape or usual).value, int(size)))
     options.folder.mkdir(parents=True, exist_ok=True)
     sample = options.folder / "sample.csv"
     if not sample.exists():
         write_sample(options.table, (options.text, options.gold), options.items, options.seed, sample)
     sent = ["--base-url", options.base_url, "--concurrency", options.concurrency]
     sent += ["--api-key-env", options.api_key_env] if options.api_key_env else []
-    settings = [Setting(options.folder, shape, size) for shape in shapes for size in sizes]
     lines, places = [], []
     for setting in settings:
         if not setting.task.exists():
             told = options.task.read_text(encoding="utf-8")
-            setting.task.write_text(f'shape = "{setting.shape}"\n{told}', encoding="utf-8")
+            told = told if setting.shape == usual else f'shape = "{setting.shape}"\n{told}'
+            setting.task.write_text(told, encoding="utf-8")
         asked = ["--text", "text", "--task", str(setting.task), "--model", options.model, "--seed", str(options.seed)]
         asked += ["--ledger", str(setting.file(".db"))]
         if not setting.file(".csv").exists():
