@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from packer import __version__
 from packer.audit import MAX_DISAGREEMENT
+from packer.cascade import SAMPLE
 from packer.explanations import (
     ABOUT,
     CALIBRATE_ABOUT,
@@ -40,9 +41,12 @@ from packer.parsing import (
     read_shapes,
     read_share,
     read_sizes,
+    read_target,
     read_usd,
+    read_votes,
     whole,
 )
+from packer.votes import BELOW
 
 LEDGER = "prompt-packer.db"
 EVALUATED_BY = ("position", "pack-size", "length")
@@ -61,8 +65,8 @@ def read_arguments(given: Sequence[str] | None) -> argparse.Namespace:
 def _add_label(commands: argparse._SubParsersAction[Parser]) -> None:
     label = commands.add_parser(
         "label",
-        help="label a CSV or JSONL table",
-        description="Label each row of a CSV or JSONL table.",
+        help="label a CSV, JSONL or Parquet table",
+        description="Label each row of a CSV, JSONL or Parquet table.",
         usage="prompt-packer label INPUT --text COLUMN (--labels A,B | --task FILE)\n"
         "                           --model MODEL [--output OUT] [options]",
         epilog=f"{LABEL_EXAMPLES}\n{EXIT_CODES}",
@@ -184,7 +188,7 @@ def _take_job(label: Parser) -> None:
     _take_gateway(model)
     tables = label.add_argument_group("tables")
     add = tables.add_argument
-    add("--output", metavar="OUT", help="a .csv, .jsonl or .ndjson file, or -; it is replaced when all is done")
+    add("--output", metavar="OUT", help="a .csv, .jsonl, .ndjson or .parquet file, or -; replaced when all is done")
     _take_id(tables)
     _take_encoding(tables)
     add("--raw", action="store_true", help="leave CSV cells that begin like a formula without a leading '")
@@ -195,6 +199,7 @@ def _take_job(label: Parser) -> None:
     _take_request_cap(money)
     _take_price(money)
     _take_charge_header(money)
+    _take_doubt(label.add_argument_group("doubtful labels"))
     running = label.add_argument_group("how it runs")
     _take_max_items(running)
     _take_untrusted(running)
@@ -242,7 +247,9 @@ def _add_ledger(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _take_input(command: Parser) -> None:
-    command.add_argument("input", metavar="INPUT", help="a .csv, .jsonl or .ndjson file, or - for standard input")
+    command.add_argument(
+        "input", metavar="INPUT", help="a .csv, .jsonl, .ndjson or .parquet file, or - for standard input"
+    )
 
 
 def _take_task(command: Parser, *, required: bool = True) -> argparse._ArgumentGroup:
@@ -369,6 +376,35 @@ def _take_max_disagreement(group: argparse._ArgumentGroup) -> None:
         default=MAX_DISAGREEMENT,
         help=f"the share of answers that packs may change; else they become smaller (default: {MAX_DISAGREEMENT})",
     )
+
+
+def _take_doubt(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--vote",
+        metavar="K",
+        type=read_votes,
+        help="ask for doubtful ones again, in other packs, until most of K answers agree: 3, 5, 7 or 9",
+    )
+    add(
+        "--doubtful-below",
+        metavar="X",
+        type=read_share,
+        help=f"the confidence under which a label is doubtful (default: {BELOW}); where the gateway tells none, those "
+        "are whose second answer differs",
+    )
+    add("--escalate", metavar="MODEL", help="ask this stronger model for what is doubtful still, each text alone")
+    add("--escalate-price-input", metavar="X", type=read_price, help="its price per million input tokens")
+    add("--escalate-price-output", metavar="X", type=read_price, help="and per million output tokens")
+    add(
+        "--target-accuracy",
+        metavar="X",
+        type=read_target,
+        help="escalate as little as keeps this share of labels right, by a sample: as --gold, or else that model, says",
+    )
+    add("--gold", metavar="COLUMN", help="right labels for --target-accuracy, where a row has one")
+    sizes = f"texts in its sample (default: {SAMPLE})"
+    add("--sample", metavar="N", type=whole(1, 100_000), help=sizes)
 
 
 def _take_ledger(group: argparse._ArgumentGroup) -> None:

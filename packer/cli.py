@@ -84,13 +84,13 @@ def _hold_standard_streams() -> None:
 def _run_label(options: argparse.Namespace) -> int:
     from packer.labelling import label_table  # noqa: PLC0415  slow
 
-    return label_table(_make_order(options))
+    return label_table(_make_job(options))
 
 
 def _run_plan(options: argparse.Namespace) -> int:
     from packer.plan_view import show_plan  # noqa: PLC0415  slow
 
-    return _print(line.text for line in show_plan(_make_order(options), width=_width()))
+    return _print(line.text for line in show_plan(_make_job(options), width=_width()))
 
 
 def _run_models(options: argparse.Namespace) -> int:
@@ -170,6 +170,12 @@ def _make_task(options: argparse.Namespace) -> Task:
         seed=getattr(options, "seed", 0),
     )
     return task.with_examples(drawn)
+
+
+def _make_job(options: argparse.Namespace) -> Order:
+    from packer.doubting import with_doubt  # noqa: PLC0415  slow
+
+    return with_doubt(_make_order(options), options)
 
 
 def _make_order(options: argparse.Namespace) -> Order:

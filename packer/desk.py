@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from packer.books import Books
 from packer.budget import Budget
 from packer.crew import Crew
 from packer.errors import CallError, PriceError
-from packer.events import Event
+from packer.events import AttemptEnded, Event
 from packer.journal import Journal
 from packer.ledger import Ledger
 from packer.limiter import Limiter
@@ -26,6 +27,15 @@ from packer.options import MOST_IN_FLIGHT
 from packer.requests import PARAMETERS
 from packer.task import Task
 from packer.transport import Transport
+
+
+@dataclass(slots=True)
+class Spent:
+    """What a way of asking took in this run; `untold` requests cost what nobody knows."""
+
+    requests: int = 0
+    usd: Decimal = Decimal(0)
+    untold: int = 0
 
 
 class Desk:
@@ -47,6 +57,7 @@ class Desk:
         self.tell = tell
         self.is_open = False
         self._name = name
+        self._spent: dict[str, Spent] = {}
         self._ways: set[tuple[str, str, str]] = set()
 
     async def open(self) -> None:
@@ -91,6 +102,19 @@ class Desk:
         failpoints.reach("job: about to be ended in the ledger")
         await self.journal.ask(lambda ledger: ledger.end_job(number, outcome, standing))
         failpoints.reach("job: ended")
+
+    def hear(self, event: Event) -> None:
+        """A sibling's event: what its requests cost is added up, and everything is told."""
+        if isinstance(event, AttemptEnded):
+            spent = self._spent.setdefault(event.ask, Spent())
+            spent.requests += 1
+            spent.usd += Decimal(0) if event.charge is None else event.charge.usd
+            spent.untold += event.charge is None
+        self.tell(event)
+
+    def spent(self, ask: str) -> Spent:
+        """What those took who ask in this way."""
+        return self._spent.get(ask, Spent())
 
     def _open_account(self, ledger: Ledger) -> Account:
         spending = ledger.spending(self._name)

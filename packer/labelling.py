@@ -11,31 +11,33 @@ import asyncio
 import contextlib
 import os
 import shutil
-import stat
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from packer.columns import added_columns
+from packer.doubting import describe_threshold, make_doubt, read_sample
 from packer.errors import CallError, InputError
 from packer.examples import describe_examples
 from packer.headers import CHARGE_HEADER
 from packer.items import Item, Result, Status
 from packer.order import Order
-from packer.outputs import Output, OutputFile, OutputStream, RowWriter, choose_names, encode_line, make_writer
+from packer.outputs import Output, OutputFile, OutputStream, RowWriter, choose_writer, encode_line, open_output
+from packer.overwriting import refuse_overwriting
 from packer.progress import Display, row_printer
 from packer.recording import Recorder
 from packer.report import check_report_paths, encode_report, make_report
 from packer.signals import Signals
 from packer.summary import Ending, Line, ResultTable, write_summary
-from packer.tables import Checked, Format, Reader, Row, check_table, format_of, is_streamed, refuse_new_keys
+from packer.tables import Checked, Format, Reader, Row, check_table, is_streamed, refuse_new_keys
 
 if TYPE_CHECKING:
     from packer.audit import AuditResult
     from packer.events import Event, Statistics
     from packer.runner import Runner
+    from packer.votes import DoubtResult
 
 DONE, FAILED, STOPPED = 0, 3, 4
 _REASONS_KEPT = 1_000  # of failed items; more are counted as one
@@ -49,12 +51,12 @@ def label_table(order: Order) -> int:
         signals = undo.enter_context(Signals())
         reader = _open_input(order)
         undo.callback(reader.close)
-        _refuse_overwriting(order)
+        refuse_overwriting(order)
         shows_table = order.table or (order.output is None and sys.stdout.isatty())
-        form = reader.format
+        form: Format = reader.format
         output: Output | None = None
         if order.output is not None or not shows_table:
-            output, form = _open_output(order.output, reader.format)
+            output, form = open_output(order.output, reader.format)
             undo.callback(output.abandon)
         report, page = _open_report(order.report)
         for written in (report, page):
@@ -66,7 +68,8 @@ def label_table(order: Order) -> int:
             reader = _open_input(order)
             undo.callback(reader.close)
         columns = reader.columns if checked is None else checked.columns
-        names = choose_names(columns, order.columns)
+        added = added_columns(order.task, taken=columns, confidence=order.confidence, decision=order.doubts)
+        names = [column.name for column in added]
         job = _Job(
             order,
             reader,
@@ -74,10 +77,17 @@ def label_table(order: Order) -> int:
             output=output,
             report=report,
             page=page,
-            writer=make_writer(
-                form, columns=columns, fields=order.fields, names=names, raw=order.raw, confidence=order.confidence
+            writer=choose_writer(
+                form,
+                columns=columns,
+                fields=order.fields,
+                added=added,
+                raw=order.raw,
+                source=reader.parquet,
+                confidence=order.confidence,
+                decision=order.doubts,
             ),
-            fixed=form is Format.CSV,
+            fixed=form is not Format.JSONL,
             shows_table=shows_table,
             names=names,
             renamed=[pair for pair in zip(order.columns, names, strict=True) if pair[0] != pair[1]],
@@ -130,6 +140,7 @@ class _Job:
         self._display: Display | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._audit: AuditResult | None = None
+        self._doubt: DoubtResult | None = None
         self._was_interrupted = False
         self._ended = False
 
@@ -141,14 +152,16 @@ class _Job:
 
         order = self._order
         began = datetime.now(UTC)
+        about: dict[str, Any] = {"connections": MOST_IN_FLIGHT, "charge_header": order.charge_header or CHARGE_HEADER}
         transport = connections.connect(
             order.model,
             base_url=order.base_url,
             api_key_env=order.api_key_env,
             api_key_file=order.api_key_file,
-            connections=MOST_IN_FLIGHT,
-            charge_header=order.charge_header or CHARGE_HEADER,
+            **about,
         )
+        doubt = make_doubt(order, connections.connect, **about)
+        sample = None if order.target_accuracy is None else read_sample(order)
         if order.model == "local" and order.base_url is None:
             from packer.local import LOCAL_NOTICE  # noqa: PLC0415  as above
 
@@ -171,6 +184,7 @@ class _Job:
                 audit=order.audit,
                 max_disagreement=order.max_disagreement,
                 confidence=order.confidence,
+                doubt=doubt,
                 on_event=self._hear,
             )
             self._display = display
@@ -181,17 +195,20 @@ class _Job:
                     display.line(f"model local: {self._notice}", "yellow")
                 if order.examples is not None:
                     display.line(f"{describe_examples(order.task)}, in every request")
+                if sample is not None:
+                    await self._certify(runner, *sample)
                 ticker = asyncio.create_task(self._tick(display, runner))
                 try:
                     await self._carry(runner)
                     self._audit = await runner.audit()
                 finally:
                     ticker.cancel()
-                now = runner.statistics()
+                now, self._doubt = runner.statistics(), runner.doubts()
                 self._ended = True
         self._finish(self._output)
         was_cut = now.pending or (self._was_interrupted and self._rows is None)
         stopped = self._broken or (now.stopped or "interrupted" if was_cut or self._nobody_reads else "")
+        stopped = stopped or (self._doubt.stopped if self._doubt is not None else None) or ""
         code = STOPPED if stopped else FAILED if now.failed or now.doubt else DONE
         if self._report is not None:
             self._write_report(self._report, began, code, stopped, earlier=earlier, now=now)
@@ -220,6 +237,13 @@ class _Job:
         # not sys.exit: a thread that waits for a disk or a pipe would be waited for
         os._exit(STOPPED)
 
+    async def _certify(self, runner: Runner, texts: Sequence[str], gold: Mapping[str, str] | None) -> None:
+        assert self._display is not None, "a job that runs has a display"
+        self._display.line(f"asking {len(texts):,} texts of both models first, to learn which labels to keep")
+        found = await runner.certify(texts, gold=gold)
+        if runner.statistics().stopped is None:
+            self._display.line(describe_threshold(found, gold=gold is not None), "" if found.certified else "yellow")
+
     async def _carry(self, runner: Runner) -> None:
         try:
             await self._put(self._writer.header(), self._table.header() if self._table else None)
@@ -234,6 +258,8 @@ class _Job:
                     await self._put_row(row, result)
         except InputError as error:  # of input that could not be checked before, or that changed since
             self._broken = str(error)
+        if not self._broken.startswith("the output") and not self._nobody_reads:
+            await self._put(self._writer.footer())
 
     def _items(self) -> Iterator[Item]:
         """The rows as items; runs in a thread of the runner."""
@@ -250,19 +276,19 @@ class _Job:
             raise InputError(f"{name}: ended after {count} rows, and had {self._rows} when it was checked")
 
     async def _put_row(self, row: Row, result: Result) -> None:
-        await self._put("" if self._output is None else self._writer.row(row, result))
+        await self._put(b"" if self._output is None else self._writer.row(row, result))
         if self._table is not None and result.status is not Status.PENDING:
             for line in self._table.row(row.text, result):
-                await self._put("", line)
+                await self._put(b"", line)
 
-    async def _put(self, data: str, shown: Line | None = None) -> None:
+    async def _put(self, data: bytes, shown: Line | None = None) -> None:
         try:
             if data and self._output is not None:
                 await self._write(self._output, data)
             if shown is not None and self._print is not None:
                 self._print(shown)
             elif shown is not None:
-                await self._write(self._stdout, f"{shown.text}\n")
+                await self._write(self._stdout, encode_line(f"{shown.text}\n"))
         except BrokenPipeError:
             self._nobody_reads = True
             self._abort("nobody reads the output")
@@ -271,8 +297,7 @@ class _Job:
             self._abort(self._broken)
 
     @staticmethod
-    async def _write(output: Output, text: str) -> None:
-        data = encode_line(text)
+    async def _write(output: Output, data: bytes) -> None:
         if output.ready(len(data)):
             output.write(data)
         else:  # a reader that is slow must not hold up the replies in flight
@@ -322,6 +347,7 @@ class _Job:
             now=now,
             failed=dict(self._reasons),
             audit=self._audit,
+            doubt=self._doubt,
             recording=self._recorder.finish(now),
         )
         self._write_whole(file, encode_report(report))
@@ -374,44 +400,13 @@ class _Job:
             unsure=self._unsure if order.confidence else 0,
             on_screen=self._output is None,
             audit=self._audit,
+            doubt=self._doubt,
         )
         return write_summary(ending, width=self._width)
 
 
 def _open_input(order: Order) -> Reader:
     return Reader(order.input, text=order.text, id_column=order.id_column, encoding=order.encoding)
-
-
-def _refuse_overwriting(order: Order) -> None:
-    if sys.stdout is None and (order.table or order.output in {None, "-"}):
-        raise CallError("standard output is closed; expected --output FILE")
-    if order.table and order.output == "-":
-        raise CallError("--table: the rows go to standard output already (--output -); expected one of the two")
-    read = {"input": order.input, "task file": order.task_file, "key file": order.api_key_file}
-    read["examples"] = order.examples
-    reports = [] if order.report is None else [str(path) for path in check_report_paths(order.report) if path]
-    for path, name in ((order.output or "-", "output"), *((path, "report") for path in reports)):
-        written = _identity(path, 1)
-        for what, source in read.items():
-            if written is not None and source is not None and written == _identity(source, 0):
-                shown = path if order.output is not None or name == "report" else "standard output"
-                raise CallError(f"{shown}: the {name} is the {what}; expected another file")
-    taken = {os.path.realpath(order.ledger): "ledger"}
-    for place, name in ((order.output, "output"), *((path, "report") for path in reports)):
-        if place is None or place == "-":
-            continue
-        other = taken.setdefault(os.path.realpath(place), name)
-        if other != name:
-            raise CallError(f"{place}: the {name} is the {other}; expected another file")
-
-
-def _identity(path: str, descriptor: int) -> tuple[int, int] | None:
-    """What a regular file is, under whatever name; None for anything else."""
-    try:
-        found = os.fstat(descriptor) if path == "-" else Path(path).stat()
-    except (OSError, ValueError):
-        return None
-    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
 def _open_report(path: str | None) -> tuple[Output | None, Output | None]:
@@ -429,17 +424,3 @@ def _open_report(path: str | None) -> tuple[Output | None, Output | None]:
     except CallError:
         report.abandon()
         raise
-
-
-def _open_output(path: str | None, source: Format) -> tuple[Output, Format]:
-    if path is None or path == "-":
-        return OutputStream(1), source
-    if is_streamed(path):  # /dev/null, a named pipe
-        try:
-            return OutputStream(os.open(path, os.O_WRONLY)), source
-        except OSError as error:
-            raise CallError(f"{path}: cannot be written: {error.strerror}") from error
-    if "\0" in path:
-        raise CallError(f"{path!r}: expected a file name")
-    form = format_of(path)
-    return OutputFile(Path(path)), form

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from packer.errors import CallError
 from packer.items import MAX_ITEMS_CEILING
+from packer.votes import MOST_VOTES
 
 PROGRAM = "prompt-packer"
 COMMANDS = "label, plan, models, calibrate, evaluate, report or ledger"
@@ -157,6 +158,19 @@ def read_usd(given: str) -> Decimal:
     if amount.is_finite() and Decimal("1e-9") <= amount <= 1_000_000:
         return amount
     raise argparse.ArgumentTypeError(f"expected US dollars above 0, like 2.50, got {given!r}")
+
+
+def read_votes(given: str) -> int:
+    """The most votes that an item gets."""
+    return int(one_of(*map(str, MOST_VOTES))(given))
+
+
+def read_target(given: str) -> float:
+    """A share that is less than all."""
+    share = _read_amount(given)
+    if share.is_finite() and 0 < share < 1:
+        return float(share)
+    raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, like 0.95, got {given!r}")
 
 
 def read_share(given: str) -> float:

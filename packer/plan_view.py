@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packer.canaries import find_canaries
+from packer.doubting import price_of
 from packer.errors import CallError
 from packer.examples import describe_examples
 from packer.planning import Load, Plan, plan_job
@@ -102,8 +103,10 @@ def _facts(
         share = Decimal(str(order.audit or 0))
         if order.audit is not None:
             yield "audit", _write_audit(plan.singles, price, share), ""
+        yield from _write_doubtful(order, plan, price)
         if order.budget_usd is not None and price is not None:
-            yield "budget", _write_budget(plan, price, order.budget_usd, spent, share), ""
+            top = "; doubtful labels come on top" if order.doubts else ""
+            yield "budget", _write_budget(plan, price, order.budget_usd, spent, share) + top, ""
         yield from _compare(plan, price, order.limits.max_items)
         if price is not None and price != FREE:
             shown = f"{format_price(price.input)} in, {format_price(price.output)} out per million tokens"
@@ -170,6 +173,42 @@ def _write_audit(singles: Load, price: Price | None, share: Decimal) -> str:
     requests = f"about {count_of(round(singles.requests * share), 'request')} more, each of one text"
     cost = singles.cost(price) * share if price is not None else None
     return f"{requests}, for about {format_usd(cost)}" if cost else requests
+
+
+def _write_doubtful(order: Order, plan: Plan, price: Price | None) -> Iterator[tuple[str, str, str]]:
+    """What doubtful labels cost besides, which hangs on how many there will be."""
+    tenth = Decimal("0.1")
+    if order.doubts:
+        again = _write_more(plan.packs.requests, None if price is None else plan.packs.cost(price))
+        limit = (
+            ""
+            if order.target_accuracy is not None
+            else f"; else those whose confidence is below {order.doubtful_below:g}"
+        )
+        yield "votes", f"where the gateway tells no confidence, every text is asked twice: {again}{limit}", ""
+        if order.vote is not None:
+            # a majority takes at least half of the votes besides the first
+            least = order.vote // 2
+            tenths = tenth * least
+            cost = None if price is None else plan.packs.cost(price) * tenths
+            more = _write_more(round(plan.packs.requests * tenths), cost)
+            yield "", f"for each 10 % of doubtful texts: {more} at the least, twice that at the most", ""
+    if order.escalate is not None:
+        strong = price_of(order)
+        if strong is None and (order.budget_usd is not None or order.limits.max_request_usd is not None):
+            raise refuse_unpriced(order.escalate)
+        requests, cost = plan.singles.requests, None if strong is None else plan.singles.cost(strong)
+        if order.target_accuracy is not None:
+            share = Decimal(min(order.sample, plan.asked)) / plan.asked
+            more = _write_more(round(requests * share), None if cost is None else cost * share)
+            yield "sample", f"{more}, each of one text, to learn what to escalate", ""
+        more = _write_more(round(requests * tenth), None if cost is None else cost * tenth)
+        yield "escalate", f"for each 10 % of texts that go to {order.escalate}: {more}, each of one text", ""
+
+
+def _write_more(requests: int, cost: Decimal | None) -> str:
+    price = "at an unknown cost" if cost is None else f"for about {format_usd(cost)}"
+    return f"about {count_of(requests, 'request')} more, {price}"
 
 
 def _write_budget(plan: Plan, price: Price, budget: Decimal, spent: Decimal, audited: Decimal) -> str:

@@ -24,6 +24,7 @@ from packer.events import Statistics
 from packer.outputs import encode_line
 from packer.recording import MOST_MOMENTS, MOST_UNANSWERED, Moment, Recording, Unanswered
 from packer.usage import Price
+from packer.votes import DoubtResult
 
 if TYPE_CHECKING:
     from packer.task import Task
@@ -51,6 +52,11 @@ class Settings:
     max_disagreement: float
     confidence: bool
     examples: str | None
+    vote: int | None
+    doubtful_below: float
+    escalate: str | None
+    target_accuracy: float | None
+    gold: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,7 @@ class Report:
     the money of all runs, `run` of this one. `failed` counts failed items by their reason. `outcomes` counts this run's
     requests: those that were answered by the step that followed, the others by how they failed. `unanswered` are the
     first items without a label, pending ones only where there is room. `audit` tells how often packing changed an
-    answer, None where that was not asked.
+    answer, None where that was not asked; `doubt` what came of doubtful labels, likewise.
     """
 
     version: str
@@ -113,6 +119,7 @@ class Report:
     timeline: Annotated[Sequence[Moment], MaxLen(MOST_MOMENTS)]
     unanswered: Annotated[Sequence[Unanswered], MaxLen(MOST_UNANSWERED)]
     audit: AuditResult | None
+    doubt: DoubtResult | None
 
 
 def make_report(
@@ -128,6 +135,7 @@ def make_report(
     failed: Mapping[str, int],
     recording: Recording,
     audit: AuditResult | None = None,
+    doubt: DoubtResult | None = None,
 ) -> Report:
     """The report of a run; `earlier` are the statistics from before its first item."""
     least, most = now.settled - now.assumed, now.settled + now.in_doubt
@@ -156,6 +164,7 @@ def make_report(
         timeline=recording.timeline,
         unanswered=recording.unanswered,
         audit=audit,
+        doubt=doubt,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from decimal import Decimal
@@ -21,8 +21,9 @@ import pydantic
 from packer import failpoints
 from packer.account import Account, Route
 from packer.audit import MAX_DISAGREEMENT, Audit, AuditResult
-from packer.auditing import ASK, Auditor
+from packer.auditing import ASK, Auditor, make_audit
 from packer.canaries import find_canaries
+from packer.cascade import Threshold
 from packer.connections import connect, name_provider
 from packer.crew import Crew
 from packer.desk import Desk
@@ -32,7 +33,7 @@ from packer.exchange import Reply
 from packer.intake import Intake
 from packer.items import Item, Result
 from packer.job import Job
-from packer.options import MOST_IN_FLIGHT, read_concurrency, read_share, read_usd
+from packer.options import MOST_IN_FLIGHT, Doubt, read_concurrency, read_usd
 from packer.packs import PackLimits, usual_items
 from packer.pricing import find_price, refuse_unpriced
 from packer.requests import Requests, make_keys, name_job
@@ -44,6 +45,8 @@ from packer.tokens import bound_tokens, count_tokens
 from packer.transport import Transport
 from packer.usage import FREE, Price
 from packer.verdicts import Request
+from packer.votes import DoubtResult
+from packer.voting import Jury, convene
 
 DEFAULT_LEDGER = "prompt-packer.db"
 _DEADLINE = 120.0  # seconds for one request, whatever happens on its way
@@ -63,7 +66,8 @@ class Runner:
     `limits` are given, and two of the task's canaries in each; `docs/untrusted.md` says what that detects and what not.
     `audit` is the share of packed items that are asked again, each alone; where more than `max_disagreement` of them
     get another answer, packs become smaller; `docs/quality.md` says how that is decided. None asks nothing again.
-    `confidence` asks the gateway for log-probabilities, so that results tell how sure the model was.
+    `confidence` asks the gateway for log-probabilities, so that results tell how sure the model was. `doubt` says what
+    is done about doubtful items, and asks for these too; None: the first answer counts.
 
     Raises `CallError` for what is wrong with the call and `LedgerError`, both on entering.
     """
@@ -90,6 +94,7 @@ class Runner:
         audit: float | None = None,
         max_disagreement: float = MAX_DISAGREEMENT,
         confidence: bool = False,
+        doubt: Doubt | None = None,
     ) -> None:
         self.task = task
         self.model = model
@@ -104,8 +109,10 @@ class Runner:
         self._on_doubt = on_doubt
         self._seed = seed
         self._linger = linger
-        self._confidence = confidence
-        self._audit = None if audit is None else self._make_audit(audit, max_disagreement)
+        self._confidence = confidence or doubt is not None
+        self._doubt = doubt
+        self._jury: Jury | None = None
+        self._audit = None if audit is None else make_audit(audit, max_disagreement, self._limits, seed)
         self._auditor: Auditor | None = None
         self._teller = Teller(on_event, self._listener_failed)
         self._desk = Desk(
@@ -172,7 +179,7 @@ class Runner:
         if self._address is None:
             sibling._address = None
         sibling._ask, sibling._desk, sibling._leads, sibling._undo = ask, self._desk, False, AsyncExitStack()
-        sibling._teller = Teller(self._desk.tell, self._listener_failed, ask=ask)
+        sibling._teller = Teller(self._desk.hear, self._listener_failed, ask=ask)
         return sibling
 
     async def __aenter__(self) -> Self:
@@ -183,6 +190,9 @@ class Runner:
             self._emit(JobStarted(self._number, self.model, self.task.fingerprint))
             if self._audit is not None:
                 await self._open_audit(self._audit)
+            if self._doubt is not None:
+                shared = (self._job, self._crew, self._desk)
+                self._jury = await convene(self._doubt, self.sibling, *shared, seed=self._seed)
         except BaseException:  # a Ctrl-C inside the listener, too: nobody will leave what was not entered
             await self._undo.aclose()
             raise
@@ -249,6 +259,20 @@ class Runner:
         await self._auditor.finish()
         return self._auditor.audit.result()
 
+    def doubts(self) -> DoubtResult | None:
+        """What has come of doubtful items so far; None where nothing is doubted."""
+        return None if self._jury is None else self._jury.result()
+
+    async def certify(self, texts: Iterable[str], *, gold: Mapping[str, str] | None = None) -> Threshold:
+        """Ask for a random sample of the job's texts in both ways, and keep cheap answers by what comes of it.
+
+        `gold` has the right label of each of `texts`, normalised; None: the stronger model is right. To be called
+        before anything else is asked. Raises `CallError` without a target in `doubt`.
+        """
+        if self._jury is None:
+            raise CallError("certify: expected a Doubt with a target")
+        return await self._jury.certify(self, texts, gold)
+
     async def _open(self) -> None:
         desk, route = self._desk, None
         if self._leads:
@@ -313,12 +337,6 @@ class Runner:
             job.stop(stopped)
         self._crew.start(self._dispatch(), serves=True)
 
-    def _make_audit(self, share: float, promise: float) -> Audit:
-        if self._limits.max_items == 1:
-            raise CallError("audit: expected packs of more than one item, for singles are asked alone already")
-        share, promise = read_share("audit", share), read_share("max_disagreement", promise)
-        return Audit(share, promise, cap=self._limits.max_items, seed=self._seed)
-
     async def _open_audit(self, audit: Audit) -> None:
         alone = self.sibling(ASK, limits=replace(self._limits, max_items=1))
         await alone.__aenter__()  # it is left when the desk closes
@@ -360,6 +378,8 @@ class Runner:
             wait = self._intake.wait(now)
             while (request := self._job.next_request(now, flush=not wait)) is not None:
                 self._crew.start(self._attempt(request))
+            if self._jury is not None and not wait:
+                self._jury.look(stopped=self._job.stopped is not None)
             self._tell_changes()
             self._set_timer([self._job.next_wake(now), wait or None])
             await self._wake.wait()

@@ -13,7 +13,7 @@ from packer.cli import main
 from packer.task import Task
 
 LABEL = ["label", "in.csv", "--text", "text", "--labels", "spam,ham", "--model", "m", "--output", "out.csv"]
-PRICE = ["--price-input", "0.15", "--price-output", "0.6", "--max-items", "2"]
+PRICE = ["--price-input", "0.25", "--price-output", "0.6", "--max-items", "2"]
 HOSTILE = (
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',

@@ -87,8 +87,8 @@ def test_a_file_that_may_not_be_read(refused: Refused) -> None:
 
 
 def test_another_kind_of_file(refused: Refused) -> None:
-    Path("in.parquet").touch()
-    assert refused("in.parquet") == "in.parquet: expected a name that ends in .csv, .jsonl or .ndjson"
+    Path("in.xlsx").touch()
+    assert refused("in.xlsx") == "in.xlsx: expected a name that ends in .csv, .jsonl, .ndjson or .parquet"
 
 
 def test_not_utf_8(refused: Refused, gateway: FakeTransport) -> None:
@@ -339,7 +339,9 @@ def test_an_output_that_is_a_folder_or_of_another_kind(refused: Refused) -> None
     source = write_csv(Path("in.csv"))
     Path("d.csv").mkdir()
     assert refused(source, "--output", "d.csv") == "d.csv: expected a file to write, this is a folder"
-    assert refused(source, "--output", "out.xlsx") == ("out.xlsx: expected a name that ends in .csv, .jsonl or .ndjson")
+    assert refused(source, "--output", "out.xlsx") == (
+        "out.xlsx: expected a name that ends in .csv, .jsonl, .ndjson or .parquet"
+    )
     assert refused(source, "--output", "prompt.csv", "--ledger", "prompt.csv") == (
         "prompt.csv: the output is the ledger; expected another file"
     )

@@ -60,7 +60,7 @@ def test_options_that_commands_share_are_told_in_the_same_words() -> None:
     assert {option: told["evaluate"][option] for option in ("--labels", "--task", "--model", "--ledger")} == {
         option: told["label"][option] for option in ("--labels", "--task", "--model", "--ledger")
     }
-    for command, own in (("evaluate", {"--gold", "--json", "--text"}), ("calibrate", {"--seed"})):
+    for command, own in (("evaluate", {"--gold", "--json", "--text"}), ("calibrate", {"--seed", "--gold", "--sample"})):
         shared = told[command].keys() & told["label"].keys() - {"--help"} - own
         assert {option: told[command][option] for option in shared} == {
             option: told["label"][option] for option in shared

@@ -17,7 +17,7 @@ from packer.cli import main
 from packer.task import Task
 
 LABEL = ["label", "in.csv", "--text", "text", "--labels", "spam,ham", "--model", "m", "--output", "out.csv"]
-PRICE = ["--price-input", "0.15", "--price-output", "0.6", "--max-items", "2"]
+PRICE = ["--price-input", "0.25", "--price-output", "0.6", "--max-items", "2"]
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def test_a_report_tells_settings_money_sources_and_pace(monkeypatch: pytest.Monk
     code, report = run(monkeypatch, "--budget-usd", "1")
     assert (code, report["exit_code"], report["stopped"]) == (0, 0, None)
     assert report["settings"]["budget_usd"] == "1"
-    assert report["settings"]["price"] == {"input": "0.15", "output": "0.6", "cached_input": None}
+    assert report["settings"]["price"] == {"input": "0.25", "output": "0.6", "cached_input": None}
     assert report["settings"]["max_items"] == 2
     assert Decimal(report["run"]["least"]) == Decimal(report["job"]["most"]) == Decimal("0.0004")
     statistics = report["statistics"]

@@ -602,15 +602,15 @@ def test_where_charges_are_told_one_that_is_missing_is_taken_for_the_reserve_and
 
 
 def test_a_low_balance_stops_the_job_before_the_gateway_does() -> None:
-    left = [Decimal("0.002")]
+    left = [Decimal("0.001")]
 
     def fault(prompt: Prompt, number: int) -> Reply | TransportError:
-        left[0] -= Decimal("0.0001")
+        left[0] -= Decimal("0.00005")
         if left[0] < 0:
             return TransportError(Failure.QUOTA, "no credit", status=402)
         return replace(transport.right_reply(prompt), balance=left[0])
 
-    transport = FakeTransport(TASK, parity, fault=fault, charge=Charge(Decimal("0.0001"), ChargeSource.HEADER))
+    transport = FakeTransport(TASK, parity, fault=fault, charge=Charge(Decimal("0.00005"), ChargeSource.HEADER))
     results, runner = run(texts(1000), transport, price=PRICE)
     assert (runner.statistics().stopped or "").startswith("balance: 0.000")
     assert 200 < sum(result.status is Status.LABELLED for result in results) < 400
