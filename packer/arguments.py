@@ -164,7 +164,7 @@ def _add_calibrate(commands: argparse._SubParsersAction[Parser]) -> None:
     _take_ledger(running)
     _take_verbose(running)
     left_out = {"id": None, "output": None, "raw": False, "table": False, "report": None, "max_items": None}
-    calibrate.set_defaults(**left_out, on_doubt="retry", untrusted=False, audit=None, confidence=False)
+    calibrate.set_defaults(**left_out, on_doubt="retry", untrusted=False, audit=None, confidence=False, dashboard=False)
 
 
 def _add_evaluate(commands: argparse._SubParsersAction[Parser]) -> None:

@@ -237,7 +237,10 @@ def test_a_hostile_value_is_one_line_that_is_not_obeyed(refused: Refused) -> Non
 
 def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, words in (
-        (["lable"], "COMMAND: expected label, plan, models, calibrate, evaluate, report or ledger, got 'lable'"),
+        (
+            ["lable"],
+            "COMMAND: expected label, plan, models, calibrate, evaluate, report, dashboard or ledger, got 'lable'",
+        ),
         ([], "expected a command: label, plan, models, calibrate, evaluate, report or ledger"),
         (["ledger", "verify", "a", "b"], "ledger: expected one of verify, export, doubt and a FILE, got 2 files"),
     ):
