@@ -135,7 +135,7 @@ def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     _take_job(plan)
     shown = {"help", "input", "text", "labels", "task", "model", "base_url", "id", "encoding", "budget_usd"}
-    shown |= {"max_request_usd", "price_input", "price_output", "max_items", "untrusted", "audit", "ledger"}
+    shown |= {"max_request_usd", "price_input", "price_output", "max_items", "untrusted", "audit", "ledger", "batch"}
     shown |= {"examples", "examples_per_label", "seed"}
     for action in plan._actions:  # noqa: SLF001  argparse has no public name for it
         if action.dest not in shown:  # taken, so that a command line of label's is one of plan's
@@ -211,6 +211,7 @@ def _take_job(label: Parser) -> None:
     _take_audit(running)
     add = running.add_argument
     add("--concurrency", metavar="auto|N", type=read_concurrency, help="requests in flight (default: auto)")
+    _take_batch(running)
     _take_ledger(running)
     add(
         "--on-doubt",
@@ -352,6 +353,20 @@ def _take_audit(group: argparse._ArgumentGroup) -> None:
         type=read_share,
         default=MAX_DISAGREEMENT,
         help=f"where it changes more than this share, packs become smaller (default: {MAX_DISAGREEMENT})",
+    )
+
+
+def _take_batch(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--batch",
+        action="store_true",
+        help="through the gateway's Batch API: half the price, an answer within a day; stop and go on as you like",
+    )
+    add(
+        "--abandon-batches",
+        action="store_true",
+        help="do not collect what earlier runs have left in batches: it may be paid for, and is asked again",
     )
 
 

@@ -156,6 +156,8 @@ def _make_order(options: argparse.Namespace) -> Order:
     price = None if options.price_input is None else Price(options.price_input, options.price_output)
     if options.audit is not None and options.max_items == 1:
         raise CallError("--audit: expected packs of more than one item, for singles are asked alone already")
+    if options.audit is not None and options.batch:
+        raise CallError("--audit: expected no --batch, whose answers come too late for an audit to change anything")
     task = _make_task(options)
     if options.untrusted:
         find_canaries(task)  # before a large input is read
@@ -188,6 +190,8 @@ def _make_order(options: argparse.Namespace) -> Order:
         max_disagreement=options.max_disagreement,
         confidence=options.confidence,
         examples=options.examples,
+        batch=options.batch,
+        abandon_batches=options.abandon_batches,
     )
 
 

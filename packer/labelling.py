@@ -141,6 +141,7 @@ class _Job:
             api_key_file=order.api_key_file,
             connections=MOST_IN_FLIGHT,
             charge_header=order.charge_header or CHARGE_HEADER,
+            batch=order.batch,
         )
         if order.model == "local" and order.base_url is None:
             from packer.local import LOCAL_NOTICE  # noqa: PLC0415  as above
@@ -164,6 +165,7 @@ class _Job:
                 audit=order.audit,
                 max_disagreement=order.max_disagreement,
                 confidence=order.confidence,
+                abandon_batches=order.abandon_batches,
                 on_event=display.event,
             )
             async with runner:
@@ -282,6 +284,8 @@ class _Job:
             self._reader.end()  # a pipe may never end
         flying = self._runner.statistics().in_flight
         wait = f"waiting for {flying} request{'s' if flying != 1 else ''} in flight" if flying else "writing the output"
+        if self._order.batch:
+            wait = "batches go on at the gateway and are paid for; the same command collects them"
         self._display.line(f"stopping: {wait}; press Ctrl-C again to leave at once", "yellow")
 
     def _finish(self, output: Output | None) -> None:

@@ -345,3 +345,13 @@ class Limiter:
 def _by_chance(expected: float) -> float:
     """How many may be lost where so many are expected to be: three standard deviations of Poisson's more."""
     return expected + 3 * math.sqrt(expected)
+
+
+class SteadyLimiter(Limiter):
+    """A fixed limit that failures do not lower: those of a batch say nothing of how much may be in flight."""
+
+    @property
+    def limit(self) -> int:
+        """How many requests may be in flight."""
+        assert self.fixed is not None, "nothing is searched for"
+        return self.fixed

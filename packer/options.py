@@ -15,6 +15,7 @@ from packer.transport import Transport
 from packer.usage import Price
 
 MOST_IN_FLIGHT = 256
+MOST_IN_BATCH = 2_000
 _LOCAL_IN_FLIGHT = 2  # one runs, one waits: the CPU is the limit
 
 
@@ -38,6 +39,8 @@ class RunnerOptions(TypedDict, total=False):
     audit: float | None
     max_disagreement: float
     confidence: bool
+    batch: bool
+    abandon_batches: bool
 
 
 def read_usd(name: str, given: Decimal | float | str) -> Decimal:
@@ -58,12 +61,13 @@ def read_share(name: str, given: float) -> float:
     return float(given)
 
 
-def read_concurrency(given: int | None, model: str) -> int | None:
+def read_concurrency(given: int | None, model: str, *, batch: bool = False) -> int | None:
     """`given` as a fixed limit, None for one that is searched for. Raises `CallError`."""
     if given is None:
         return _LOCAL_IN_FLIGHT if model == "local" else None
-    if not 1 <= given <= MOST_IN_FLIGHT:
-        raise CallError(f"concurrency: expected 1 to {MOST_IN_FLIGHT}, or None to search for it, got {given!r}")
+    most = MOST_IN_BATCH if batch else MOST_IN_FLIGHT
+    if not 1 <= given <= most:
+        raise CallError(f"concurrency: expected 1 to {most}, or None to search for it, got {given!r}")
     return given
 
 

@@ -54,6 +54,8 @@ class Order:
     max_disagreement: float = MAX_DISAGREEMENT
     confidence: bool = False
     examples: str | None = None
+    batch: bool = False
+    abandon_batches: bool = False
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from packer.events import AttemptEnded, Audited, Event, JobStopped, Paused, SettingRefused, Statistics
+from packer.batch_files import ENDED
+from packer.events import AttemptEnded, Audited, BatchStands, Event, JobStopped, Paused, SettingRefused, Statistics
 from packer.summary import Line, show_text
 from packer.usage import format_usd
 
@@ -45,6 +46,7 @@ class Display:
         self._console: rich.console.Console = Quiet(stderr=True, highlight=False, markup=False, emoji=False)
         self._bar: rich.progress.Progress | None = None
         self._task: rich.progress.TaskID | None = None
+        self._batches: dict[int, BatchStands] = {}
         self._seen: deque[tuple[float, int]] = deque(maxlen=_RATE_SAMPLES)
         self.is_terminal = self._console.is_terminal and not self._console.is_dumb_terminal
 
@@ -81,7 +83,9 @@ class Display:
             self._seen.append((now.seconds, done))
             seconds, before = self._seen[0]
             rate = (done - before) / (now.seconds - seconds) if now.seconds > seconds else 0.0
-            self._bar.update(self._task, completed=done, description=describe(now, self._rows, rate))
+            waiting = " ".join(map(_write_standing, self._batches.values()))
+            described = describe(now, self._rows, rate) + (f"  {waiting}" if waiting else "")
+            self._bar.update(self._task, completed=done, description=described)
 
     def line(self, text: str, style: str = "") -> None:
         """One line on standard error, above the bar."""
@@ -90,8 +94,15 @@ class Display:
             self._console.print(text, style=style, soft_wrap=True)
 
     def event(self, event: Event) -> None:
-        """The line for an event that has one; without `verbose` only for a long pause, which looks like a fault."""
-        text = write_event(event) if self._verbose or isinstance(event, Paused) else None
+        """The line for an event that has one; without `verbose` only for what takes long, which looks like a fault."""
+        is_shown = self._verbose or isinstance(event, Paused)
+        if isinstance(event, BatchStands):
+            before = self._batches.get(event.batch)
+            is_shown = before is None or before.state != event.state
+            self._batches[event.batch] = event
+            if event.state in ENDED:
+                del self._batches[event.batch]
+        text = write_event(event) if is_shown else None
         if text is not None:
             who = f"{event.ask}: " if event.ask else ""
             self.line(f"{time.strftime('%H:%M:%S')} {show_text(who + text)}")
@@ -140,6 +151,10 @@ def _write_left(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02} left" if hours else f"{minutes}:{rest:02} left"
 
 
+def _write_standing(batch: BatchStands) -> str:
+    return f"{batch.state.replace('_', ' ')} {batch.ended:,}/{batch.requests:,}"
+
+
 def write_event(event: Event) -> str | None:
     """An event in a line; None for one that says nothing on its own."""
     match event:
@@ -155,6 +170,9 @@ def write_event(event: Event) -> str | None:
             return f"nothing is sent for {seconds:,.0f} s: the gateway asks to wait, or answers nobody"
         case Audited(broken=True, asked=asked, agreed=agreed):
             return f"asked again alone, {agreed:,} of {asked:,} items got the same answer: packs become smaller"
+        case BatchStands():
+            until = f", until {time.strftime('%H:%M', time.localtime(event.expires))} at most" if event.expires else ""
+            return f"batch {event.id} {_write_standing(event)} requests{'' if event.state in ENDED else until}"
         case JobStopped(reason=reason):
             return f"stopping: {reason}"
         case _:

@@ -6,7 +6,6 @@ An intent is committed before its request leaves, a verdict before it is shown. 
 from __future__ import annotations
 
 import asyncio
-import functools
 import random
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import AsyncExitStack
@@ -16,23 +15,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-import pydantic
-
 from packer import failpoints
 from packer.account import Account, Route
 from packer.audit import MAX_DISAGREEMENT, Audit, AuditResult
-from packer.auditing import ASK, Auditor
+from packer.auditing import ASK, Auditor, make_audit
+from packer.batches import BatchTransport
 from packer.canaries import find_canaries
+from packer.collecting import Collector, find_waiting
 from packer.connections import connect, name_provider
 from packer.crew import Crew
 from packer.desk import Desk
-from packer.errors import CallError, LedgerFull, TransportError
+from packer.errors import CallError, LedgerFull, StillWaiting, TransportError
 from packer.events import AttemptStarted, CanaryHit, Event, JobStarted, Statistics
 from packer.exchange import Reply
 from packer.intake import Intake
 from packer.items import Item, Result
 from packer.job import Job
-from packer.options import MOST_IN_FLIGHT, read_concurrency, read_share, read_usd
+from packer.ledger_batches import Waiting
+from packer.options import MOST_IN_FLIGHT, read_concurrency, read_usd
 from packer.packs import PackLimits, usual_items
 from packer.pricing import find_price, refuse_unpriced
 from packer.requests import Requests, make_keys, name_job
@@ -63,7 +63,9 @@ class Runner:
     `limits` are given, and two of the task's canaries in each; `docs/untrusted.md` says what that detects and what not.
     `audit` is the share of packed items that are asked again, each alone; where more than `max_disagreement` of them
     get another answer, packs become smaller; `docs/quality.md` says how that is decided. None asks nothing again.
-    `confidence` asks the gateway for log-probabilities, so that results tell how sure the model was.
+    `confidence` asks the gateway for log-probabilities, so that results tell how sure the model was. `batch` sends
+    through the gateway's Batch API, at half price and within a day; `docs/batch.md` says how. What an earlier run has
+    left in a batch is collected first; with `abandon_batches` it is in doubt instead, and asked again.
 
     Raises `CallError` for what is wrong with the call and `LedgerError`, both on entering.
     """
@@ -90,6 +92,8 @@ class Runner:
         audit: float | None = None,
         max_disagreement: float = MAX_DISAGREEMENT,
         confidence: bool = False,
+        batch: bool = False,
+        abandon_batches: bool = False,
     ) -> None:
         self.task = task
         self.model = model
@@ -98,14 +102,17 @@ class Runner:
         self._untrusted = untrusted
         self._canaries = find_canaries(task) if untrusted else {}
         self._limits = limits or PackLimits(usual_items(untrusted=untrusted))
-        self._price = price
+        self._price = self._given_price = price
         self._given_concurrency = concurrency
-        self._concurrency = read_concurrency(concurrency, model)
+        self._batch = batch if transport is None else isinstance(transport, BatchTransport)
+        self._abandons = abandon_batches
+        self._collector: Collector | None = None
+        self._concurrency = read_concurrency(concurrency, model, batch=self._batch)
         self._on_doubt = on_doubt
         self._seed = seed
         self._linger = linger
         self._confidence = confidence
-        self._audit = None if audit is None else self._make_audit(audit, max_disagreement)
+        self._audit = make_audit(audit, max_disagreement, cap=self._limits.max_items, seed=seed)
         self._auditor: Auditor | None = None
         self._teller = Teller(on_event, self._listener_failed)
         self._desk = Desk(
@@ -147,6 +154,8 @@ class Runner:
         """
         if not ask.strip():
             raise CallError("ask: expected a word that says how it is asked")
+        if self._batch:
+            raise CallError("batch: expected a job that asks in one way; no audit and no sibling can wait for a day")
         model = self.model if model is None else model
         base_url, api_key = self._address or (None, None)
         if base_url is None and name_provider(model) != name_provider(self.model):
@@ -201,6 +210,7 @@ class Runner:
             if self._leads:
                 self._desk.is_open = False
                 self._account.stop_waiting(reason)
+            self._leave_batches()
             for crew in [*self._desk.crews] if self._leads else [self._crew]:
                 await crew.wait()
         finally:
@@ -230,6 +240,7 @@ class Runner:
         """Send nothing more: what is in flight is kept, all other items become pending."""
         self._intake.send_lingering()
         self._job.stop(reason)
+        self._leave_batches()
         self._account.wake()
 
     @property
@@ -261,15 +272,16 @@ class Runner:
         if self._price is None and (desk.cap is not None or self._limits.max_request_usd is not None):
             raise refuse_unpriced(self.model)
         if self._leads:
-            await desk.open()
+            await desk.open(abandoned=(self.task, self.model) if self._abandons else None)
+        waiting = await find_waiting(desk, self.task, self.model, transport, price=self._given_price)
         if route is None:
-            route = desk.open_route(self.model, transport, self._concurrency)
+            route = desk.open_route(self.model, transport, self._concurrency, batch=self._batch)
         self._number = await desk.start_job(self.task, self.model, self._ask)
         if self._leads:
             desk.is_open = True
             desk.admit(self.task, self.model, self._ask, self._undo)
         desk.check_open()  # it may have closed while the ledger was written
-        self._join(desk.account, self._make_job(route))
+        self._join(desk.account, self._make_job(route), waiting)
 
     def _connect(self) -> Transport:
         transport = self._given_transport
@@ -277,7 +289,9 @@ class Runner:
             if self._address is None:
                 raise CallError(f"model {self.model}: expected its transport, because the main runner was given one")
             base_url, api_key = self._address
-            transport = connect(self.model, base_url=base_url, api_key=api_key, connections=MOST_IN_FLIGHT)
+            transport = connect(
+                self.model, base_url=base_url, api_key=api_key, connections=MOST_IN_FLIGHT, batch=self._batch
+            )
         self._desk.undo.push_async_callback(transport.aclose)
         return transport
 
@@ -300,9 +314,14 @@ class Runner:
             confidence=self._confidence,
         )
 
-    def _join(self, account: Account, job: Job) -> None:
+    def _join(self, account: Account, job: Job, waiting: list[Waiting]) -> None:
         self._job, self._account = job, account
-        self._intake = Intake(job, self._desk.journal, self._crew, linger=self._linger)
+        known, transport = asyncio.Event(), job.route.transport
+        self._intake = Intake(job, self._desk.journal, self._crew, linger=self._linger, known=known)
+        if isinstance(transport, BatchTransport):
+            self._collector = Collector(job, self._desk, transport, waiting, tell=self._emit, known=known)
+        else:
+            known.set()
         account.members.append(job)
         self._undo.callback(account.members.remove, job)
         self._desk.crews.append(self._crew)
@@ -312,12 +331,12 @@ class Runner:
         if stopped is not None:
             job.stop(stopped)
         self._crew.start(self._dispatch(), serves=True)
+        if self._collector is not None:
+            self._crew.start(self._collector.collect())
 
-    def _make_audit(self, share: float, promise: float) -> Audit:
-        if self._limits.max_items == 1:
-            raise CallError("audit: expected packs of more than one item, for singles are asked alone already")
-        share, promise = read_share("audit", share), read_share("max_disagreement", promise)
-        return Audit(share, promise, cap=self._limits.max_items, seed=self._seed)
+    def _leave_batches(self) -> None:
+        if self._collector is not None:
+            self._collector.transport.leave()
 
     async def _open_audit(self, audit: Audit) -> None:
         alone = self.sibling(ASK, limits=replace(self._limits, max_items=1))
@@ -345,9 +364,7 @@ class Runner:
             self._tell_changes()
             self._ended_after = self._loop.time() - self._began
             if self._crew.broken is None:
-                standing = _standing_adapter().dump_python(self.statistics(), mode="json")
-                outcome = self._job.stopped or "finished"
-                await self._desk.end_job(self._number, outcome, standing)
+                await self._desk.end_job(self._number, self._job.stopped or "finished", self.statistics())
         finally:
             self._crew.end(CallError("the runner is closed"))
 
@@ -360,6 +377,8 @@ class Runner:
             wait = self._intake.wait(now)
             while (request := self._job.next_request(now, flush=not wait)) is not None:
                 self._crew.start(self._attempt(request))
+            if self._job.stopped is not None:
+                self._leave_batches()
             self._tell_changes()
             self._set_timer([self._job.next_wake(now), wait or None])
             await self._wake.wait()
@@ -392,9 +411,13 @@ class Runner:
         began = self._loop.time()
         ended: Reply | TransportError
         try:
-            ended = await self._job.route.transport.send(request.prompt, deadline=_DEADLINE)
+            ended = await self._send(request)
         except TransportError as error:
             ended = error
+        except StillWaiting as left:
+            self._job.park(request, left.reason)
+            self._account.wake()
+            return
         failpoints.reach("reply: here, nothing booked")
         seconds = self._loop.time() - began
         verdict = self._job.judge(request, ended, seconds, free=self._job.route.transport.is_free())
@@ -405,6 +428,11 @@ class Runner:
             self._emit(CanaryHit(request.attempt, len(request.pack), verdict.missed))
         failpoints.reach("verdict: applied")
         self._account.wake()
+
+    async def _send(self, request: Request) -> Reply:
+        if self._collector is not None:
+            return await self._collector.send(request, deadline=_DEADLINE)
+        return await self._job.route.transport.send(request.prompt, deadline=_DEADLINE)
 
     # What can be observed
 
@@ -420,8 +448,3 @@ class Runner:
         self._crew.keep(error)
         self._job.stop(f"on_event raised {type(error).__name__}")
         self._account.wake()
-
-
-@functools.cache
-def _standing_adapter() -> pydantic.TypeAdapter[Statistics]:
-    return pydantic.TypeAdapter(Statistics)

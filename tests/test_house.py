@@ -15,6 +15,7 @@ FLOORS = [
     {"exchange", "records", "task"},
     {
         "answers",
+        "batch_files",
         "budget",
         "canaries",
         "confidence",
@@ -32,12 +33,23 @@ FLOORS = [
     }
     | {"refusals", "replies", "sizing"},
     {"audit", "books", "dialects", "requests"},
-    {"connections", "ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows", "local", "pricing"}
-    | {"providers", "tokens", "transport", "wire"},
+    {
+        "batch_calls",
+        "batches",
+        "connections",
+        "ledger",
+        "ledger_batches",
+        "ledger_check",
+        "ledger_file",
+        "ledger_lock",
+        "ledger_rows",
+    }
+    | {"local", "pricing", "providers", "tokens", "transport", "wire"},
     {"account", "crew", "journal", "slots", "sources", "verdicts"},
     {"job", "lanes"},
     {"options", "telling"},
     {"auditing", "desk", "intake"},
+    {"collecting"},
     {"runner", "testing"},
     {"sync"},
     {"__init__"},
@@ -67,8 +79,8 @@ ROOMS = [
     {"answers", "json_scan"},
     {"limiter", "rounds"},
     {"headers", "refusals", "replies"},
-    {"ledger", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows"},
-    {"connections", "local", "providers", "tokens", "transport", "wire"},
+    {"ledger", "ledger_batches", "ledger_check", "ledger_file", "ledger_lock", "ledger_rows"},
+    {"batch_calls", "batches", "connections", "local", "providers", "tokens", "transport", "wire"},
     {
         "arguments",
         "cli",
