@@ -34,7 +34,7 @@ from packer.wire import Call
 MOST_LINES = 2_000  # of a batch: what is in memory at once; the API takes 50,000
 LEAST_LINES = 10  # fewer go through the ordinary endpoint
 _MOST_BYTES = 50_000_000  # of a file in; the API takes 200 MB
-_QUIET = 0.5  # seconds without a new request, after which what has gathered goes out
+_QUIET = 1.0  # seconds without a new request, after which what has gathered goes out
 
 Ended: TypeAlias = Reply | TransportError
 

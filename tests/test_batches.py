@@ -1,12 +1,15 @@
 """The command through a gateway's Batch API: the same labels at half the money, and nothing bought twice."""
 
 import csv
+import json
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from gateway.accounts import bill_for
+from gateway.batches import Batches, BatchSetup
+from gateway.scripts import at
 from gateway.server import KEY, Gateway, Setup, running_gateway
 
 from packer import batch_files, batches
@@ -81,3 +84,165 @@ def test_a_table_goes_out_in_one_batch_at_half_the_price(capsys: pytest.CaptureF
     shown = capsys.readouterr().err
     for state in ("in progress 0/11", "finalizing 11/11", "completed 11/11"):
         assert f"batch batch_1 {state} requests" in shown
+
+
+# What batches are known to do
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [
+        BatchSetup(tangled=True),
+        BatchSetup(cuts=3),
+        BatchSetup(forgets=1),
+        BatchSetup(looks=6),
+    ],
+    ids=["tangled", "half-downloaded", "made without a word", "slow"],
+)
+def test_no_way_of_a_batch_costs_a_label_or_buys_a_text_twice(setup: BatchSetup) -> None:
+    with running_gateway(Setup(price=PRICE, batches=setup)) as gateway:
+        assert label(gateway) == 0
+    check_rows()
+    check_money(gateway)
+    assert set(times_bought(gateway).values()) == {1}
+    assert len(gateway.batches.batches) == 1
+
+
+def test_results_that_are_lost_are_in_doubt_and_asked_again() -> None:
+    with running_gateway(Setup(price=PRICE, batches=BatchSetup(loses=2))) as gateway:
+        assert label(gateway) == 0
+    check_rows()
+    check_money(gateway, exactly=False)
+    assert sorted(Counter(times_bought(gateway).values()).items()) == [(1, 50), (2, 10)]
+    with Ledger("prompt-packer.db", read_only=True) as ledger:
+        assert [attempt.outcome.split(",")[0] for attempt in ledger.attempts_in_doubt()] == [
+            "lost: batch batch_1 completed"
+        ] * 2
+
+
+def test_results_that_are_lost_stay_in_doubt_under_hold() -> None:
+    with running_gateway(Setup(price=PRICE, batches=BatchSetup(loses=2))) as gateway:
+        assert label(gateway, "--on-doubt", "hold") == 3
+    assert Counter(row["status"] for row in rows()) == {"labelled": 50, "doubt": 10}
+    check_money(gateway, exactly=False)
+    assert set(times_bought(gateway).values()) == {1}
+
+
+def test_what_a_batch_that_expired_has_done_is_kept_and_the_rest_goes_out_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batches, "_QUIET", 1.0)  # the first backoff is shorter
+    with running_gateway(Setup(price=PRICE, batches=BatchSetup("expired", share=0.5))) as gateway:
+        assert label(gateway) == 0
+    check_rows()
+    check_money(gateway)
+    assert set(times_bought(gateway).values()) == {1}
+    made = [batch.total for batch in gateway.batches.batches.values()]
+    assert made == [11, 5], "half of 11 was done; of the 5 that came again 2, and 3 are too few for a third"
+
+
+def test_a_batch_that_somebody_cancels_ends_the_job_and_the_next_run_asks_for_the_rest() -> None:
+    shared = Batches()
+    with running_gateway(Setup(price=PRICE, batches=BatchSetup("cancelled", share=0.5)), batches=shared) as gateway:
+        assert label(gateway) == 4
+    assert Counter(row["status"] for row in rows()) == {"labelled": 35, "pending": 25}
+    check_money(gateway)
+    with running_gateway(Setup(price=PRICE), batches=shared) as other:
+        assert label(other) == 0
+    check_rows()
+    assert set((times_bought(gateway) + times_bought(other)).values()) == {1}
+
+
+@pytest.mark.parametrize(("reason", "word"), [("token_limit_exceeded", "quota"), ("model_not_found", "unknown model")])
+def test_a_batch_that_is_refused_ends_the_job_and_costs_nothing(
+    reason: str, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running_gateway(Setup(price=PRICE, batches=BatchSetup("failed", reason=reason))) as gateway:
+        assert label(gateway) == 4
+    assert f"{word}: batch batch_1 was refused: refused: {reason}" in " ".join(capsys.readouterr().err.split())
+    assert len(gateway.batches.batches) == 1
+    check_money(gateway)
+    assert Counter(row["status"] for row in rows()) == {"labelled": 5, "pending": 55}
+
+
+def test_a_batch_whose_file_is_refused_is_made_a_bounded_number_of_times() -> None:
+    with running_gateway(Setup(price=PRICE, batches=BatchSetup("failed"))) as gateway:
+        assert label(gateway) == 4
+    assert len(gateway.batches.batches) <= 4
+    check_money(gateway)
+
+
+@pytest.mark.parametrize(
+    ("fault", "exactly"),
+    [
+        *(("rate-limited-seconds", True), ("error-500", False), ("bad-request", True), ("truncated", True)),
+        *(("lost-row", True), ("usage-missing", False), ("foreign-nonce", True), ("ok-empty-choices", False)),
+        *(("content-filter", True), ("prose", True)),
+    ],
+)
+def test_one_line_with_a_fault_costs_no_other_line(fault: str, exactly: bool) -> None:
+    with running_gateway(Setup(price=PRICE, script=at({4: fault}))) as gateway:
+        assert label(gateway) == 0
+    check_rows()
+    check_money(gateway, exactly=exactly)
+    assert gateway.log.counts()[fault] == 1
+    assert len(gateway.batches.batches) == 1, "what is left over is not worth a day"
+    bought = times_bought(gateway)
+    twice = {text for text, times in bought.items() if times > 1}
+    (faulty,) = (record for record in gateway.log.records if record.fault)
+    assert twice <= set(faulty.texts)
+
+
+def test_usage_at_half_the_price_is_what_is_booked() -> None:
+    with running_gateway(Setup(price=PRICE)) as gateway:
+        assert label(gateway, "--report", "report.json") == 0
+    report = json.loads(Path("report.json").read_text(encoding="utf-8"))
+    assert report["statistics"]["charge_sources"] == {"header": 1, "price": 11}
+    assert Decimal(report["run"]["least"]) == Decimal(report["run"]["most"]) == gateway.log.billed
+
+
+def test_a_gateway_without_batches_is_told_in_one_line_and_nothing_is_bought(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with running_gateway(Setup(price=PRICE, batches=BatchSetup(refuses=True))) as gateway:
+        assert label(gateway) == 2
+    assert "has no Batch API (HTTP 404 for /batches); leave --batch out" in capsys.readouterr().err
+    assert not gateway.log.records
+    assert not Path("out.csv").exists()
+
+
+@pytest.mark.parametrize("model", ["local", "anthropic/claude-haiku-4-5", "google/gemini-2.5-flash"])
+def test_other_providers_have_no_such_batches(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["label", "in.csv", "--text", "text", "--labels", "spam,ham", "--model", model, "--batch"]) == 2
+    assert f"expected a gateway with OpenAI's Batch API, and {model} is none" in capsys.readouterr().err
+
+
+def test_an_audit_and_a_batch_do_not_go_together(capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["label", "in.csv", "--text", "text", "--labels", "spam,ham", "--model", MODEL]
+    assert main([*call, "--batch", "--audit", "0.1"]) == 2
+    assert "--audit: expected no --batch" in capsys.readouterr().err
+
+
+def test_a_budget_holds_over_all_that_is_in_a_batch() -> None:
+    """ "Settled + in doubt + reserved never exceeds the cap": what has no room waits for the next batch."""
+    with running_gateway(Setup(price=PRICE)) as gateway:
+        assert label(gateway, "--budget-usd", "0.001") == 0
+    assert [batch.total for batch in gateway.batches.batches.values()] == [6, 5]
+    assert gateway.log.billed <= Decimal("0.001")
+    check_rows()
+    check_money(gateway)
+
+
+def test_canaries_and_confidences_go_through_batches() -> None:
+    Path("task.toml").write_text(
+        'labels = ["spam", "ham"]\n'
+        '[[canaries]]\ntext = "spam of the canary"\nlabel = "spam"\n'
+        '[[canaries]]\ntext = "ham of the canary"\nlabel = "ham"\n',
+        encoding="utf-8",
+    )
+    with running_gateway(Setup(price=PRICE)) as gateway:
+        call = ["label", "in.csv", "--text", "text", "--task", "task.toml", "--model", MODEL, "--batch", "--untrusted"]
+        call += ["--base-url", gateway.url, "--api-key-env", "REHEARSAL_KEY", "--output", "out.csv", "--confidence"]
+        assert main(call) == 0
+    assert all(0 < float(row["confidence"]) <= 1 for row in rows())
+    check_rows()

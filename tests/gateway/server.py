@@ -289,14 +289,14 @@ def write_answer(system: str, nonce: str, rows: Sequence[Any]) -> str:
 
 
 @contextlib.contextmanager
-def running_gateway(setup: Setup) -> Iterator[Gateway]:
+def running_gateway(setup: Setup, *, port: int = 0, batches: Batches | None = None) -> Iterator[Gateway]:
     """A gateway in a thread of its own, for what does not await: the command, another process."""
     started: list[Gateway] = []
     loops: list[asyncio.AbstractEventLoop] = []
     ready = threading.Event()
 
     async def serve() -> None:
-        async with Gateway(setup) as gateway:
+        async with Gateway(setup, port=port, batches=batches) as gateway:
             started.append(gateway)
             loops.append(asyncio.get_running_loop())
             ready.set()
