@@ -17,6 +17,7 @@ from packer.batch_files import (
     WINDOW,
     Result,
     Standing,
+    count_ran,
     next_look,
     read_id,
     read_page,
@@ -36,6 +37,7 @@ _TRANSFER_DEADLINE = 900.0  # for a file
 _PATIENCE = 600.0  # with what fails before a batch is made
 _WAITING_PATIENCE = 7_200.0  # with what fails while it runs
 _APPEARS = 10  # looks at the list for a batch that nobody has told of
+_MOST_PAGES = 100  # of that list, the newest first; a list without an end is no list
 _SHORT_FETCHES = 4  # of files that hold less than was carried out
 # Nothing that comes later changes these
 _FINAL = frozenset({400, 401, 402, 403, 404, 405, 413, 422, 501})
@@ -112,12 +114,14 @@ class BatchCalls:
         """The id of the batch that was made of `file`; None where the list does not show it."""
         for looks in range(_APPEARS):
             after: str | None = ""
-            while after is not None:
+            for _ in range(_MOST_PAGES):
                 page = "/batches?limit=100" + (f"&after={after}" if after else "")
                 batches, after = read_page(await self._look(page))
                 for standing in batches:
                     if standing.file == file or standing.token == token:
                         return standing.id
+                if after is None:
+                    break
             await self._rest(looks)
         return None
 
@@ -144,7 +148,7 @@ class BatchCalls:
                 if file is not None:
                     data = await self._look(f"/files/{file}/content", is_file=True)
                     found |= {ident: one for ident, one in read_results(data, wanted).items() if ident not in found}
-            if len(found) >= min(standing.ran or 0, len(wanted)) or len(found) == len(wanted):
+            if len(found) == len(wanted) or count_ran(found) >= min(standing.ran or 0, len(wanted)):
                 break
             await self._rest(looks)
         return found

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 WINDOW: Literal["24h"] = "24h"
+MOST_LINES = 2_000  # of a batch: what is in memory at once; the API takes 50,000
 # What is asked for in a batch has ended, one way or another
 ENDED = frozenset({"completed", "expired", "cancelled", "failed"})
 _STATES = ENDED | {"validating", "in_progress", "finalizing", "cancelling"}
@@ -121,6 +122,11 @@ def read_results(data: bytes, wanted: Container[str]) -> dict[str, Result]:
             if result is not None:
                 found[ident] = result
     return found
+
+
+def count_ran(results: Mapping[str, Result]) -> int:
+    """How many of `results` are of requests that were carried out, whatever came of them."""
+    return sum(result.status is not None for result in results.values())
 
 
 def next_look(looks: int, *, jitter: float) -> float:

@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeAlias
 
 from packer import failpoints
 from packer.batch_calls import BatchCalls, Refused
-from packer.batch_files import Result, Standing, write_line
+from packer.batch_files import MOST_LINES, Result, Standing, count_ran, write_line
 from packer.dialects import Dialect
 from packer.errors import CallError, Failure, LedgerFull, StillWaiting, TransportError
 from packer.exchange import NO_BUCKETS, Charge, ChargeSource, Prompt, Reply
@@ -31,7 +31,6 @@ from packer.transport import GatewayTransport
 from packer.usage import Price, cost
 from packer.wire import Call
 
-MOST_LINES = 2_000  # of a batch: what is in memory at once; the API takes 50,000
 LEAST_LINES = 10  # fewer go through the ordinary endpoint
 _MOST_BYTES = 50_000_000  # of a file in; the API takes 200 MB
 _QUIET = 1.0  # seconds without a new request, after which what has gathered goes out
@@ -250,7 +249,7 @@ class BatchTransport(GatewayTransport):
         for ident, prompt in prompts.items():
             found = results.get(ident)
             if found is None:
-                ends[ident] = self._read_missing(standing, len(results))
+                ends[ident] = self._read_missing(standing, count_ran(results))
             else:
                 ends[ident] = self._read_end(found, standing, prompt, dialect, seconds)
         return ends

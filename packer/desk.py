@@ -17,6 +17,7 @@ import pydantic
 
 from packer import failpoints
 from packer.account import Account, Route
+from packer.batch_files import MOST_LINES
 from packer.books import Books
 from packer.budget import Budget
 from packer.crew import Crew
@@ -26,7 +27,7 @@ from packer.journal import Journal
 from packer.ledger import AttemptState, Closed, Ledger
 from packer.ledger_batches import Waiting
 from packer.limiter import Limiter, SteadyLimiter
-from packer.options import MOST_IN_BATCH, MOST_IN_FLIGHT
+from packer.options import MOST_IN_FLIGHT
 from packer.requests import PARAMETERS
 from packer.task import Task
 from packer.transport import Transport
@@ -84,7 +85,7 @@ class Desk:
     def open_route(self, model: str, transport: Transport, concurrency: int | None, *, batch: bool = False) -> Route:
         """A new way to a model; it stays, with all that is known of it, as long as the desk."""
         if batch:
-            limiter: Limiter = SteadyLimiter(fixed=concurrency or MOST_IN_BATCH)
+            limiter: Limiter = SteadyLimiter(fixed=concurrency or MOST_LINES)
         else:
             limiter = Limiter(cap=MOST_IN_FLIGHT, fixed=concurrency)
         route = Route(model, transport, limiter, is_patient=batch)

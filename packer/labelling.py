@@ -208,7 +208,12 @@ class _Job:
             if self._output is not None:
                 self._output.abandon()
         Display.restore_terminal()
-        note = "prompt-packer: left at once; what was in flight is in doubt; run the same command again to go on\n"
+        fate = (
+            "goes on at the gateway, where it was in a batch, and else is in doubt"
+            if self._order.batch
+            else "is in doubt"
+        )
+        note = f"prompt-packer: left at once; what was in flight {fate}; run the same command again to go on\n"
         with contextlib.suppress(OSError):
             os.write(2, note.encode())
         # not sys.exit: a thread that waits for a disk or a pipe would be waited for

@@ -7,6 +7,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Literal, TypedDict
 
+from packer.batch_files import MOST_LINES
 from packer.errors import CallError
 from packer.events import Event
 from packer.items import Item
@@ -15,7 +16,6 @@ from packer.transport import Transport
 from packer.usage import Price
 
 MOST_IN_FLIGHT = 256
-MOST_IN_BATCH = 2_000
 _LOCAL_IN_FLIGHT = 2  # one runs, one waits: the CPU is the limit
 
 
@@ -65,7 +65,7 @@ def read_concurrency(given: int | None, model: str, *, batch: bool = False) -> i
     """`given` as a fixed limit, None for one that is searched for. Raises `CallError`."""
     if given is None:
         return _LOCAL_IN_FLIGHT if model == "local" else None
-    most = MOST_IN_BATCH if batch else MOST_IN_FLIGHT
+    most = MOST_LINES if batch else MOST_IN_FLIGHT
     if not 1 <= given <= most:
         raise CallError(f"concurrency: expected 1 to {most}, or None to search for it, got {given!r}")
     return given

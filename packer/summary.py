@@ -34,7 +34,7 @@ _SOURCES = {
 }
 _REASONS_SHOWN = 2
 # That a fact may take: a reason is a stranger's word, and may be long
-_LINES = {"audit": 4, "cost": 3, "failed": 1, "stopped": 3}
+_LINES = {"audit": 4, "batch": 4, "cost": 3, "failed": 1, "stopped": 3}
 
 
 def show_text(text: str) -> str:

@@ -120,6 +120,14 @@ def test_a_kill_at_any_place_of_a_batch_buys_nothing_twice(rehearsal: Rehearsal,
     assert len(rehearsal.records) == 12, "all is known"
 
 
+def test_a_list_without_an_end_is_left(rehearsal: Rehearsal) -> None:
+    assert rehearsal.run(place=Place("batch: uploaded, about to be made")).was_killed
+    ended = rehearsal.run(setup=BatchSetup(endless=True))
+    assert ended.code == 0, ended.err
+    assert rehearsal.times_bought() == {1}
+    assert rehearsal.states[AttemptState.DOUBT] == 11
+
+
 def test_a_kill_among_the_results_loses_none_and_buys_none_twice(rehearsal: Rehearsal) -> None:
     assert rehearsal.run(place=Place("verdict: durable, nothing shown", nth=4, after=RESULTS)).was_killed
     assert rehearsal.states[AttemptState.OPEN] < 11

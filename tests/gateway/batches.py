@@ -36,6 +36,7 @@ class BatchSetup:
     is looked at before. `tangled`: results come in another order, one twice, with lines of strangers and of nonsense
     among them. `loses` so many results without a word. `cuts` so many downloads in the middle. `forgets` to answer so
     many times when a batch is made. `refuses`: there are no batches here. `reason` is why one failed.
+    `endless`: the list of batches never ends, and none of them is anybody's.
     """
 
     ends: Literal["completed", "expired", "cancelled", "failed"] = "completed"
@@ -46,6 +47,7 @@ class BatchSetup:
     cuts: int = 0
     forgets: int = 0
     refuses: bool = False
+    endless: bool = False
     reason: str = "invalid_json_line"
 
 
@@ -96,6 +98,9 @@ class Batches:
                 return respond(200, {"id": ident, "object": "file", "purpose": "batch"}, {}, {})
             case ["POST", "batches"]:
                 return await self._make(setup, account, json.loads(data))
+            case ["GET", "batches"] if setup.endless:
+                stranger = self._show(Batch("of_somebody_else", "", "", {}))
+                return respond(200, {"object": "list", "data": [stranger], "has_more": True}, {}, {})
             case ["GET", "batches"]:
                 mine = [self._show(one) for one in reversed(self.batches.values()) if one.owner == account.name]
                 after = request.query.get("after")
