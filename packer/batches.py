@@ -296,8 +296,11 @@ class BatchTransport(GatewayTransport):
         is_whole = standing.ran is not None and told >= standing.ran
         if standing.state == "expired" and is_whole:
             return TransportError(Failure.NOT_SENT, f"batch {standing.id} expired before its turn")
-        if standing.state == "cancelled" and is_whole:
-            return TransportError(Failure.CANCELLED, f"batch {standing.id} was cancelled before its turn")
+        if standing.state == "cancelled":
+            words = f"batch {standing.id} was cancelled" + (
+                " before its turn" if is_whole else ", and tells nothing of it"
+            )
+            return TransportError(Failure.CANCELLED, words, may_be_billed=not is_whole)
         return TransportError(Failure.LOST, f"batch {standing.id} {standing.state}, and tells nothing of it")
 
 

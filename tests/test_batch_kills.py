@@ -4,11 +4,13 @@ The gateway's log, the ledger and the output are held against each other, to the
 """
 
 import csv
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -204,12 +206,19 @@ def test_with_another_key_the_batch_is_not_found_and_nothing_is_bought_again(reh
     assert rehearsal.times_bought() == {1}
 
 
-def test_a_budget_counts_what_is_in_a_batch_of_an_earlier_run(rehearsal: Rehearsal) -> None:
-    """ "Settled + in doubt + reserved never exceeds the cap, across restarts." """
+def test_a_budget_counts_what_is_in_a_batch_of_an_earlier_run(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    """ "Settled + in doubt + reserved never exceeds the cap, across restarts": what waits is reserved, then booked."""
     assert rehearsal.run(place=Place("batch: its id is noted")).was_killed
-    with Ledger(rehearsal._folder / "prompt-packer.db", read_only=True) as ledger:
+    with Ledger(tmp_path / "prompt-packer.db", read_only=True) as ledger:
         waiting = ledger.statistics().spending.open
-    assert waiting > 0
-    ended = rehearsal.run("--budget-usd", "0.004")
+    lost = rehearsal.run("--report", "lost.json", accounts=(Account("somebody else", KEY),))
+    assert lost.code == 4
+    assert Decimal(read_report(tmp_path / "lost.json")["statistics"]["reserved"]) == waiting > 0
+    ended = rehearsal.run("--report", "report.json")
     assert ended.code == 0, ended.err
+    assert Decimal(read_report(tmp_path / "report.json")["statistics"]["reserved"]) == 0
     assert rehearsal.is_exact
+
+
+def read_report(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

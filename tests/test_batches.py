@@ -151,7 +151,7 @@ def test_what_a_batch_without_an_end_has_done_and_lost_is_in_doubt_and_not_free(
     with Ledger("prompt-packer.db", read_only=True) as ledger:
         doubtful = list(ledger.attempts_in_doubt())
     assert len(doubtful) >= 2
-    assert {attempt.outcome.split(",")[0] for attempt in doubtful} == {f"lost: batch batch_1 {ends}"}
+    assert all("and tells nothing of it" in attempt.outcome for attempt in doubtful)
 
 
 def test_a_batch_that_somebody_cancels_ends_the_job_and_the_next_run_asks_for_the_rest() -> None:
