@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from gateway.accounts import bill_for
 from gateway.batches import Batches, BatchSetup
-from gateway.scripts import at
+from gateway.scripts import at, between
 from gateway.server import KEY, Gateway, Setup, running_gateway
 
 from packer import batch_files, batches, recovery
 from packer.cli import main
+from packer.errors import LedgerFull
 from packer.ledger import Ledger
 from packer.usage import Price, Usage
 
@@ -259,3 +260,33 @@ def test_canaries_and_confidences_go_through_batches() -> None:
         assert main(call) == 0
     assert all(0 < float(row["confidence"]) <= 1 for row in rows())
     check_rows()
+
+
+def test_lines_that_are_refused_for_their_rate_go_out_a_bounded_number_of_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recovery, "_BASE", 0.0)
+    with running_gateway(Setup(price=PRICE, script=between(2, 10**6, "rate-limited-seconds"))) as gateway:
+        assert label(gateway) == 4
+    assert len(gateway.batches.batches) == recovery.MAX_FREE_ATTEMPTS
+    assert Counter(row["status"] for row in rows()) == {"labelled": 5, "pending": 55}
+    check_money(gateway)
+
+
+def test_a_batch_that_takes_a_day_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "LONGEST_SILENCE", 0.0)
+    with running_gateway(Setup(price=PRICE, script=at({4: "error-500"}))) as gateway:
+        assert label(gateway) == 0
+    check_rows()
+
+
+def test_a_ledger_that_has_no_room_for_a_batch_leaves_it_unmade(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Ledger, **_: Any) -> int:
+        raise LedgerFull("prompt-packer.db", "no room")
+
+    monkeypatch.setattr(Ledger, "note_batch", refuse)
+    monkeypatch.setattr(recovery, "_BASE", 0.0)
+    with running_gateway(Setup(price=PRICE)) as gateway:
+        assert label(gateway) == 4
+    assert "POST /files" not in gateway.batches.asked
+    check_money(gateway)
