@@ -6,6 +6,7 @@ it packs, sends through the SDK, checks the answer row by row, and commits inten
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,13 +24,13 @@ from packer.transport import GatewayTransport
 ROOT = Path(__file__).resolve().parents[1]
 KEY = "rehearsal-key-0123456789"
 TASK = packer.Task(["spam", "ham"], instructions="Messages of a phone, as spam or ham. " * 20)
-PACK, REQUESTS, IN_FLIGHT, ROUNDS = 20, 400, 16, 3
+PACK, REQUESTS, IN_FLIGHT, ROUNDS = 20, 400, 16, 7
 TEXTS = [f"message {number}: are we still on for lunch, or shall I go alone?" for number in range(PACK * REQUESTS)]
 
 
 async def bare(url: str) -> None:
-    """Requests without an SDK, a check or a ledger."""
-    bodies = iter([_body(TEXTS[start : start + PACK]) for start in range(0, len(TEXTS), PACK)])
+    """Requests without an SDK, a check or a ledger; their bodies were written before."""
+    bodies = iter(BODIES)
 
     async def work(session: aiohttp.ClientSession) -> None:
         for body in bodies:
@@ -72,6 +73,9 @@ def _body(texts: list[str]) -> bytes:
     return json.dumps({"model": "m", "max_tokens": 400, "temperature": 0, "messages": messages}).encode()
 
 
+BODIES = [_body(TEXTS[start : start + PACK]) for start in range(0, len(TEXTS), PACK)]
+
+
 def measure(work: Callable[[str], Awaitable[None]], url: str) -> float:
     """CPU milliseconds a request."""
     began = time.process_time()
@@ -81,6 +85,7 @@ def measure(work: Callable[[str], Awaitable[None]], url: str) -> float:
 
 def main() -> None:
     """Print the table."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the gateway ends too
     command = [sys.executable, str(ROOT / "tests" / "gateway"), "--seconds", "0.001"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as gateway:
         assert gateway.stdout is not None
@@ -88,8 +93,10 @@ def main() -> None:
         try:
             asyncio.run(transport(url))  # imports, and whatever is made once
             rows = {"bare aiohttp": bare, "the transport": transport, "a whole job": job}
+            # in turns, so that a slow minute of the machine meets all of them
+            turns = [[measure(work, url) for work in rows.values()] for _ in range(ROUNDS)]
             taken = {
-                name: sorted(measure(work, url) for _ in range(ROUNDS))[ROUNDS // 2] for name, work in rows.items()
+                name: sorted(column)[ROUNDS // 2] for name, column in zip(rows, zip(*turns, strict=True), strict=True)
             }
         finally:
             gateway.terminate()

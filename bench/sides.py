@@ -22,6 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# A bench that is told to end ends its gateways and sides too
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
 BENCH = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("BENCH_CACHE", Path.home() / ".cache" / "prompt-packer-bench"))
 OURS = "prompt-packer"

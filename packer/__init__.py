@@ -14,7 +14,9 @@ if TYPE_CHECKING:
         TaskError,
     )
     from packer.events import Event, Statistics
-    from packer.items import Item, Result, Status
+    from packer.frames import label_frame
+    from packer.items import Decision, Item, Result, Status
+    from packer.options import Doubt
     from packer.packs import PackLimits
     from packer.runner import Runner
     from packer.sync import label
@@ -26,6 +28,8 @@ __version__ = "0.1.0"
 __all__ = [
     "AnswerShape",
     "CallError",
+    "Decision",
+    "Doubt",
     "Event",
     "Example",
     "InputError",
@@ -44,13 +48,16 @@ __all__ = [
     "TaskError",
     "Usage",
     "label",
+    "label_frame",
     "read_task",
 ]
 
 _HOMES = {
     "errors": ["CallError", "InputError", "LedgerError", "PackerError", "PriceError", "StoppedError", "TaskError"],
     "events": ["Event", "Statistics"],
-    "items": ["Item", "Result", "Status"],
+    "frames": ["label_frame"],
+    "items": ["Decision", "Item", "Result", "Status"],
+    "options": ["Doubt"],
     "packs": ["PackLimits"],
     "runner": ["Runner"],
     "sync": ["label"],

@@ -11,7 +11,25 @@ from collections.abc import Sequence
 
 from packer import __version__
 from packer.audit import MAX_DISAGREEMENT
-from packer.packs import MAX_ITEMS_CEILING, UNTRUSTED_ITEMS, usual_items
+from packer.cascade import SAMPLE
+from packer.explanations import (
+    ABOUT,
+    CALIBRATE_ABOUT,
+    CALIBRATE_EXAMPLES,
+    DASHBOARD_ABOUT,
+    EVALUATE_ABOUT,
+    EVALUATE_EXAMPLES,
+    EXIT_CODES,
+    LABEL_EXAMPLES,
+    LEDGER_ABOUT,
+    MODELS_ABOUT,
+    MODELS_EXAMPLES,
+    PLAN_ABOUT,
+    PLAN_EXAMPLES,
+    REPORT_ABOUT,
+)
+from packer.items import MAX_ITEMS_CEILING
+from packer.packs import UNTRUSTED_ITEMS
 from packer.parsing import (
     PROGRAM,
     Parser,
@@ -21,105 +39,47 @@ from packer.parsing import (
     read_labels,
     read_models,
     read_price,
+    read_shapes,
     read_share,
+    read_sizes,
+    read_target,
     read_usd,
+    read_votes,
     whole,
 )
+from packer.votes import BELOW
 
 LEDGER = "prompt-packer.db"
 EVALUATED_BY = ("position", "pack-size", "length")
 
-_ABOUT = """\
-Label many short texts with an LLM: packed into few requests, checked one by
-one, never bought twice.
-"""
-_EXIT_CODES = """\
-exit codes:
-  0  every item is labelled
-  2  the call or the input is wrong; nothing was sent
-  3  finished, some items failed
-  4  stopped before the end; the same command again goes on
-  5  the ledger cannot be used
-"""
-_LABEL_EXAMPLES = """\
-examples:
-  prompt-packer label messages.csv --text text --labels spam,ham \\
-      --model local --output labelled.csv
-  prompt-packer label tickets.jsonl --text body --task task.toml \\
-      --model openai/gpt-4o-mini --base-url https://modeldatabase.com/v1 \\
-      --api-key-env MDB_API_KEY --budget-usd 5 --output labelled.jsonl
-"""
-_PLAN_ABOUT = """\
-Say what a job would send and cost: requests, tokens, money, and whether packing
-pays. Nothing is sent, no key is needed, and a job that runs is not disturbed.
-
-It takes the command line of label: write plan where label stands.
-"""
-_PLAN_EXAMPLES = """\
-examples:
-  prompt-packer plan messages.csv --text text --labels spam,ham \\
-      --model openai/gpt-4o-mini --budget-usd 1
-  prompt-packer plan tickets.jsonl --text body --task task.toml \\
-      --model my/model --price-input 0.10 --price-output 0.40 --max-items 50
-"""
-_MODELS_ABOUT = """\
-Compare what a whole table would cost with several models, at their list prices:
-in packs, one text a request, and through the provider's Batch API. Nothing is
-sent, and the ledger is not looked at.
-"""
-_MODELS_EXAMPLES = """\
-examples:
-  prompt-packer models messages.csv --text text --labels spam,ham
-  prompt-packer models tickets.jsonl --text body --task task.toml \\
-      --models openai/gpt-4o-mini,google/gemini-2.5-flash-lite
-"""
-_EVALUATE_ABOUT = """\
-Hold the labels of a table that label wrote against a column of right ones:
-accuracy, macro F1, precision and recall, what is confused with what, and where
-the errors sit. Nothing is sent.
-
---text names the texts that are shown beside errors (default: the column text).
---by position and --by pack-size also need what label was asked: --labels or
---task, --model, and its ledger.
-"""
-_EVALUATE_EXAMPLES = """\
-examples:
-  prompt-packer evaluate labelled.csv --gold gold
-  prompt-packer evaluate labelled.csv --gold gold --by position --by length \\
-      --labels spam,ham --model openai/gpt-4o-mini
-"""
-_LEDGER_ABOUT = """\
-Show what a ledger holds: answers, requests, money. It is only read, also
-while a job runs.
-
-  prompt-packer ledger [FILE]          how things stand
-  prompt-packer ledger verify [FILE]   read every row and say what is wrong
-  prompt-packer ledger export [FILE]   every answer as JSON lines
-  prompt-packer ledger doubt [FILE]    requests that were sent and got lost
-"""
-
 
 def read_arguments(given: Sequence[str] | None) -> argparse.Namespace:
     """What was asked, `command` among it. Raises `CallError`, and `SystemExit` after `--help` and `--version`."""
-    parser = Parser(prog=PROGRAM, description=_ABOUT, epilog=_EXIT_CODES)
+    parser = Parser(prog=PROGRAM, description=ABOUT, epilog=EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=Parser)
-    for add in (_add_label, _add_plan, _add_models, _add_evaluate, _add_ledger):
+    for add in (
+        _add_label,
+        _add_plan,
+        _add_models,
+        _add_calibrate,
+        _add_evaluate,
+        _add_report,
+        _add_dashboard,
+        _add_ledger,
+    ):
         add(commands)
-    options = parser.parse_args(given)
-    if getattr(options, "max_items", 0) is None:
-        options.max_items = usual_items(untrusted=getattr(options, "untrusted", False))
-    return options
+    return parser.parse_args(given)
 
 
 def _add_label(commands: argparse._SubParsersAction[Parser]) -> None:
     label = commands.add_parser(
         "label",
-        help="label a CSV or JSONL table",
-        description="Label each row of a CSV or JSONL table.",
+        help="label a CSV, JSONL or Parquet table",
+        description="Label each row of a CSV, JSONL or Parquet table.",
         usage="prompt-packer label INPUT --text COLUMN (--labels A,B | --task FILE)\n"
         "                           --model MODEL [--output OUT] [options]",
-        epilog=f"{_LABEL_EXAMPLES}\n{_EXIT_CODES}",
+        epilog=f"{LABEL_EXAMPLES}\n{EXIT_CODES}",
     )
     _take_job(label)
 
@@ -128,10 +88,10 @@ def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     plan = commands.add_parser(
         "plan",
         help="say what label would send and cost, and send nothing",
-        description=_PLAN_ABOUT,
+        description=PLAN_ABOUT,
         usage="prompt-packer plan INPUT --text COLUMN (--labels A,B | --task FILE)\n"
         "                          --model MODEL [options]",
-        epilog=_PLAN_EXAMPLES,
+        epilog=PLAN_EXAMPLES,
     )
     _take_job(plan)
     shown = {"help", "input", "text", "labels", "task", "model", "base_url", "id", "encoding", "budget_usd"}
@@ -146,10 +106,10 @@ def _add_models(commands: argparse._SubParsersAction[Parser]) -> None:
     models = commands.add_parser(
         "models",
         help="compare what a job would cost with several models",
-        description=_MODELS_ABOUT,
+        description=MODELS_ABOUT,
         usage="prompt-packer models INPUT --text COLUMN (--labels A,B | --task FILE)\n"
         "                            [--models A,B,...] [options]",
-        epilog=_MODELS_EXAMPLES,
+        epilog=MODELS_EXAMPLES,
     )
     _take_input(models)
     _take_task(models)
@@ -163,13 +123,57 @@ def _add_models(commands: argparse._SubParsersAction[Parser]) -> None:
     _take_max_items(models.add_argument_group("how it runs"))
 
 
+def _add_calibrate(commands: argparse._SubParsersAction[Parser]) -> None:
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="find out how large packs may be, with some of your texts",
+        description=CALIBRATE_ABOUT,
+        usage="prompt-packer calibrate INPUT --text COLUMN (--labels A,B | --task FILE)\n"
+        "                               --model MODEL [options]",
+        epilog=CALIBRATE_EXAMPLES,
+    )
+    _take_input(calibrate)
+    asked = _take_task(calibrate)
+    _take_encoding(asked)
+    model = calibrate.add_argument_group("the model")
+    _take_model(model)
+    _take_gateway(model)
+    tried = calibrate.add_argument_group("what is tried")
+    add = tried.add_argument
+    add("--sample", metavar="N", type=whole(1, 100_000), default=300, help="distinct texts at most (default: 300)")
+    sizes = "texts in a pack, from small to large (default: 5,10,20,50)"
+    add("--sizes", metavar="A,B,...", type=read_sizes, default=(5, 10, 20, 50), help=sizes)
+    shapes = "how an answer is written: line, pair, object (default: the task's)"
+    add("--shapes", metavar="A,B,...", type=read_shapes, help=shapes)
+    models = "also in packs of these models, held against --model's singles"
+    add("--models", metavar="A,B,...", type=read_models, default=(), help=models)
+    _take_max_disagreement(tried)
+    add("--gold", metavar="COLUMN", help="the right labels: also say what packs cost in accuracy")
+    add("--seed", metavar="N", type=whole(0, 2**63 - 1), default=0, help="of the sample (default: 0)")
+    found = calibrate.add_argument_group("what is found")
+    add = found.add_argument
+    add("--write-task", metavar="NEW", help="write the settings into this new task file, and leave that of --task")
+    add("--json", metavar="FILE", help="the same figures as one JSON object; readable by you only")
+    money = calibrate.add_argument_group("money, in US dollars")
+    _take_budget(money)
+    _take_request_cap(money)
+    _take_price(money)
+    _take_charge_header(money)
+    running = calibrate.add_argument_group("how it runs")
+    _take_concurrency(running)
+    _take_ledger(running)
+    _take_verbose(running)
+    left_out = {"id": None, "output": None, "raw": False, "table": False, "report": None, "max_items": None}
+    calibrate.set_defaults(**left_out, on_doubt="retry", untrusted=False, audit=None, confidence=False)
+
+
 def _add_evaluate(commands: argparse._SubParsersAction[Parser]) -> None:
     evaluate = commands.add_parser(
         "evaluate",
         help="hold a labelled table against a column of right labels",
-        description=_EVALUATE_ABOUT,
+        description=EVALUATE_ABOUT,
         usage="prompt-packer evaluate LABELED --gold COLUMN [options]",
-        epilog=_EVALUATE_EXAMPLES,
+        epilog=EVALUATE_EXAMPLES,
     )
     add = evaluate.add_argument
     add("table", metavar="LABELED", help="a table that label wrote, or - for standard input")
@@ -180,7 +184,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[Parser]) -> None:
     add("--json", metavar="FILE", help="the same figures as one JSON object; readable by you only")
     _take_encoding(evaluate)
     asked = _take_task(evaluate, required=False)
-    _take_model(asked, required=False)
+    _take_model(asked)
     _take_ledger(asked)
     _take_seed(asked)
 
@@ -194,7 +198,7 @@ def _take_job(label: Parser) -> None:
     _take_gateway(model)
     tables = label.add_argument_group("tables")
     add = tables.add_argument
-    add("--output", metavar="OUT", help="a .csv, .jsonl or .ndjson file, or -; it is replaced when all is done")
+    add("--output", metavar="OUT", help="a .csv, .jsonl, .ndjson or .parquet file, or -; replaced when all is done")
     _take_id(tables)
     _take_encoding(tables)
     add("--raw", action="store_true", help="leave CSV cells that begin like a formula without a leading '")
@@ -205,14 +209,15 @@ def _take_job(label: Parser) -> None:
     _take_request_cap(money)
     _take_price(money)
     _take_charge_header(money)
+    _take_doubt(label.add_argument_group("doubtful labels"))
     running = label.add_argument_group("how it runs")
     _take_max_items(running)
     _take_untrusted(running)
     _take_audit(running)
-    add = running.add_argument
-    add("--concurrency", metavar="auto|N", type=read_concurrency, help="requests in flight (default: auto)")
+    _take_concurrency(running)
     _take_batch(running)
     _take_ledger(running)
+    add = running.add_argument
     add(
         "--on-doubt",
         metavar="retry|hold",
@@ -221,15 +226,40 @@ def _take_job(label: Parser) -> None:
         help="items of a request that may have been billed without a word: ask again, or leave (default: retry)",
     )
     _take_seed(running)
-    add("--report", metavar="FILE", help="a .json file: settings, money, pace, failures; readable by you only")
-    add("-v", "--verbose", action="store_true", help="one line a request on standard error")
+    add("--report", metavar="FILE", help="a .json file: settings, money, pace, failures; a .html file: its page too")
+    add("--dashboard", action="store_true", help="show the job in a browser on this machine while it runs")
+    _take_verbose(running)
+
+
+def _add_report(commands: argparse._SubParsersAction[Parser]) -> None:
+    report = commands.add_parser(
+        "report",
+        help="draw the page of a report",
+        description=REPORT_ABOUT,
+        usage="prompt-packer report REPORT.json [--evaluation FILE.json]\n"
+        "                            [--output PAGE.html]",
+    )
+    add = report.add_argument
+    add("report", metavar="REPORT.json", help="what label --report wrote")
+    add("--evaluation", metavar="FILE.json", help="what evaluate --json wrote, to be shown with it")
+    add("--output", metavar="PAGE.html", help="the page (default: beside the report); readable by you only")
+
+
+def _add_dashboard(commands: argparse._SubParsersAction[Parser]) -> None:
+    dashboard = commands.add_parser(
+        "dashboard",
+        help="show a ledger's jobs in a browser",
+        description=DASHBOARD_ABOUT,
+        usage="prompt-packer dashboard [--ledger FILE]",
+    )
+    dashboard.add_argument("--ledger", metavar="FILE", default=LEDGER, help=f"the ledger (default: {LEDGER})")
 
 
 def _add_ledger(commands: argparse._SubParsersAction[Parser]) -> None:
     ledger = commands.add_parser(
         "ledger",
         help="show, verify or export a ledger",
-        description=_LEDGER_ABOUT,
+        description=LEDGER_ABOUT,
         usage="prompt-packer ledger [verify | export | doubt] [FILE]",
     )
     ledger.add_argument("words", nargs="*", metavar="FILE", help=f"the ledger (default: {LEDGER})")
@@ -239,7 +269,9 @@ def _add_ledger(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _take_input(command: Parser) -> None:
-    command.add_argument("input", metavar="INPUT", help="a .csv, .jsonl or .ndjson file, or - for standard input")
+    command.add_argument(
+        "input", metavar="INPUT", help="a .csv, .jsonl, .ndjson or .parquet file, or - for standard input"
+    )
 
 
 def _take_task(command: Parser, *, required: bool = True) -> argparse._ArgumentGroup:
@@ -256,11 +288,10 @@ def _take_task(command: Parser, *, required: bool = True) -> argparse._ArgumentG
     return asked
 
 
-def _take_model(group: argparse._ArgumentGroup, *, required: bool = True) -> None:
+def _take_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--model",
-        required=required,
-        help="its name at the gateway; local: a small model on this machine, without a key",
+        help="its name at the gateway (default: the task file's); local: a small model on this machine, without a key",
     )
 
 
@@ -326,7 +357,7 @@ def _take_max_items(group: argparse._ArgumentGroup) -> None:
         "--max-items",
         metavar="N",
         type=whole(1, MAX_ITEMS_CEILING),
-        help=f"texts in a request, 1 to {MAX_ITEMS_CEILING} (default: 20)",
+        help=f"texts in a request, 1 to {MAX_ITEMS_CEILING} (default: the task file's, else 20)",
     )
 
 
@@ -339,35 +370,70 @@ def _take_untrusted(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _take_concurrency(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--concurrency", metavar="auto|N", type=read_concurrency, help="requests in flight (default: auto)"
+    )
+
+
+def _take_verbose(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("-v", "--verbose", action="store_true", help="one line a request on standard error")
+
+
 def _take_audit(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add(
+    group.add_argument(
         "--audit",
         metavar="SHARE",
         type=read_share,
         help="ask this share of the texts again, each alone, like 0.01: how often packing changes an answer",
     )
-    add(
+    _take_max_disagreement(group)
+
+
+def _take_max_disagreement(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--max-disagreement",
         metavar="SHARE",
         type=read_share,
         default=MAX_DISAGREEMENT,
-        help=f"where it changes more than this share, packs become smaller (default: {MAX_DISAGREEMENT})",
+        help=f"the share of answers that packs may change; else they become smaller (default: {MAX_DISAGREEMENT})",
     )
 
 
 def _take_batch(group: argparse._ArgumentGroup) -> None:
+    batch = "through the gateway's Batch API: half the price, an answer within a day; stop and go on as you like"
+    group.add_argument("--batch", action="store_true", help=batch)
+    abandon = "do not collect what earlier runs have left in batches: it may be paid for, and is asked again"
+    group.add_argument("--abandon-batches", action="store_true", help=abandon)
+
+
+def _take_doubt(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
-        "--batch",
-        action="store_true",
-        help="through the gateway's Batch API: half the price, an answer within a day; stop and go on as you like",
+        "--vote",
+        metavar="K",
+        type=read_votes,
+        help="ask for doubtful ones again, in other packs, until most of K answers agree: 3, 5, 7 or 9",
     )
     add(
-        "--abandon-batches",
-        action="store_true",
-        help="do not collect what earlier runs have left in batches: it may be paid for, and is asked again",
+        "--doubtful-below",
+        metavar="X",
+        type=read_share,
+        help=f"the confidence under which a label is doubtful (default: {BELOW}); where the gateway tells none, those "
+        "are whose second answer differs",
     )
+    add("--escalate", metavar="MODEL", help="ask this stronger model for what is doubtful still, each text alone")
+    add("--escalate-price-input", metavar="X", type=read_price, help="its price per million input tokens")
+    add("--escalate-price-output", metavar="X", type=read_price, help="and per million output tokens")
+    add(
+        "--target-accuracy",
+        metavar="X",
+        type=read_target,
+        help="escalate as little as keeps this share of labels right, by a sample: as --gold, or else that model, says",
+    )
+    add("--gold", metavar="COLUMN", help="right labels for --target-accuracy, where a row has one")
+    sizes = f"texts in its sample (default: {SAMPLE})"
+    add("--sample", metavar="N", type=whole(1, 100_000), help=sizes)
 
 
 def _take_ledger(group: argparse._ArgumentGroup) -> None:

@@ -18,20 +18,19 @@ from packer.items import Result, Status
 from packer.job import Job
 from packer.journal import Journal
 from packer.options import read_share
-from packer.packs import Pack
+from packer.packs import Pack, PackLimits
 
 ASK = "single"  # how it is asked, in the ledger's keys
 _MOST_WAITING = 1_000  # items to be asked again; one more is left out
 _REMEMBERED = 50_000  # chosen items that are not counted again with their copies; a bound, not a promise
 
 
-def make_audit(share: float | None, promise: float, *, cap: int, seed: int) -> Audit | None:
-    """The audit of a job whose packs are of `cap` items; None for no `share`. Raises `CallError`."""
-    if share is None:
-        return None
-    if cap == 1:
+def make_audit(share: float, promise: float, limits: PackLimits, seed: int) -> Audit:
+    """An audit of packs within `limits`. Raises `CallError`."""
+    if limits.max_items == 1:
         raise CallError("audit: expected packs of more than one item, for singles are asked alone already")
-    return Audit(read_share("audit", share), read_share("max_disagreement", promise), cap=cap, seed=seed)
+    share, promise = read_share("audit", share), read_share("max_disagreement", promise)
+    return Audit(share, promise, cap=limits.max_items, seed=seed)
 
 
 class Auditor:

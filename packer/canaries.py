@@ -46,6 +46,8 @@ class Canaries:
         Where something was missed there are no rows: nothing tells which of them were hit too. An answer without any
         row accuses nobody.
         """
+        if not self.by_number:
+            return dict(rows), {}
         missed: dict[str, str | None] = {}
         if rows:
             missed = {

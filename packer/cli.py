@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from packer.arguments import LEDGER, read_arguments
 from packer.errors import CallError, LedgerError, StoppedError
-from packer.packs import PackLimits
+from packer.packs import PackLimits, usual_items
 from packer.parsing import PROGRAM
 from packer.summary import show_text
 from packer.usage import Price
@@ -84,33 +84,58 @@ def _hold_standard_streams() -> None:
 def _run_label(options: argparse.Namespace) -> int:
     from packer.labelling import label_table  # noqa: PLC0415  slow
 
-    return label_table(_make_order(options))
+    return label_table(_make_job(options))
 
 
 def _run_plan(options: argparse.Namespace) -> int:
     from packer.plan_view import show_plan  # noqa: PLC0415  slow
 
-    return _print(line.text for line in show_plan(_make_order(options), width=_width()))
+    return _print(line.text for line in show_plan(_make_job(options), width=_width()))
 
 
 def _run_models(options: argparse.Namespace) -> int:
     from packer.models_view import COMMON, Comparison, show_models  # noqa: PLC0415  slow
 
+    task = _make_task(options)
     comparison = Comparison(
         input=options.input,
         text=options.text,
-        task=_make_task(options),
+        task=task,
         models=options.models or COMMON,
         id_column=options.id,
         encoding=options.encoding,
-        max_items=options.max_items,
+        max_items=options.max_items or usual_items(task.max_items, untrusted=False),
     )
     return _print(line.text for line in show_models(comparison, width=_width()))
+
+
+def _run_calibrate(options: argparse.Namespace) -> int:
+    from packer.calibrating import calibrate  # noqa: PLC0415  slow
+    from packer.task import AnswerShape  # noqa: PLC0415  pydantic
+    from packer.trials import Trial  # noqa: PLC0415  slow
+
+    order = _make_order(options)
+    trial = Trial(
+        order,
+        sizes=options.sizes,
+        shapes=[AnswerShape(shape) for shape in options.shapes or [order.task.shape]],
+        models=options.models,
+        sample=options.sample,
+        promise=options.max_disagreement,
+        gold=options.gold,
+        write_task=options.write_task,
+        output=options.json,
+        examples_per_label=options.examples_per_label,
+    )
+    lines, code = calibrate(trial, width=_width())
+    _print(line.text for line in lines)
+    return code
 
 
 def _run_evaluate(options: argparse.Namespace) -> int:
     from packer.evaluating import Question, show_evaluation  # noqa: PLC0415  slow
 
+    task = None if options.task is options.labels is None else _make_task(options)
     question = Question(
         table=options.table,
         gold=options.gold,
@@ -118,9 +143,9 @@ def _run_evaluate(options: argparse.Namespace) -> int:
         by=tuple(dict.fromkeys(options.by)),
         encoding=options.encoding,
         output=options.json,
-        task=None if options.task is options.labels is None else _make_task(options),
+        task=task,
         task_file=options.task,
-        model=options.model,
+        model=options.model or (None if task is None else task.model),
         ledger=options.ledger,
     )
     return _print(line.text for line in show_evaluation(question, width=_width()))
@@ -147,6 +172,12 @@ def _make_task(options: argparse.Namespace) -> Task:
     return task.with_examples(drawn)
 
 
+def _make_job(options: argparse.Namespace) -> Order:
+    from packer.doubting import with_doubt  # noqa: PLC0415  slow
+
+    return with_doubt(_make_order(options), options)
+
+
 def _make_order(options: argparse.Namespace) -> Order:
     from packer.canaries import find_canaries  # noqa: PLC0415  as task
     from packer.order import Order  # noqa: PLC0415  slow
@@ -154,18 +185,22 @@ def _make_order(options: argparse.Namespace) -> Order:
     if (options.price_input is None) != (options.price_output is None):
         raise CallError("--price-input and --price-output: expected both or neither")
     price = None if options.price_input is None else Price(options.price_input, options.price_output)
-    if options.audit is not None and options.max_items == 1:
-        raise CallError("--audit: expected packs of more than one item, for singles are asked alone already")
-    if options.audit is not None and options.batch:
-        raise CallError("--audit: expected no --batch, whose answers come too late for an audit to change anything")
+    if options.batch and (options.audit is not None or options.vote is not None or options.escalate is not None):
+        raise CallError("--batch: expected no --audit, --vote or --escalate: what is asked again would come too late")
     task = _make_task(options)
+    model = options.model or task.model
+    if model is None:
+        raise CallError(f"{options.command}: missing: --model")
     if options.untrusted:
         find_canaries(task)  # before a large input is read
+    max_items = options.max_items or usual_items(task.max_items, untrusted=options.untrusted)
+    if options.audit is not None and max_items == 1:
+        raise CallError("--audit: expected packs of more than one item, for singles are asked alone already")
     return Order(
         input=options.input,
         text=options.text,
         task=task,
-        model=options.model,
+        model=model,
         task_file=options.task,
         id_column=options.id,
         encoding=options.encoding,
@@ -178,13 +213,14 @@ def _make_order(options: argparse.Namespace) -> Order:
         api_key_file=options.api_key_file,
         charge_header=options.charge_header,
         ledger=options.ledger,
-        limits=PackLimits(max_items=options.max_items, max_request_usd=options.max_request_usd),
+        limits=PackLimits(max_items=max_items, max_request_usd=options.max_request_usd),
         budget_usd=options.budget_usd,
         price=price,
         concurrency=options.concurrency,
         on_doubt=options.on_doubt,
         seed=options.seed,
         report=options.report,
+        dashboard=options.dashboard,
         untrusted=options.untrusted,
         audit=options.audit,
         max_disagreement=options.max_disagreement,
@@ -193,6 +229,19 @@ def _make_order(options: argparse.Namespace) -> Order:
         batch=options.batch,
         abandon_batches=options.abandon_batches,
     )
+
+
+def _run_report(options: argparse.Namespace) -> int:
+    from packer.page import make_page  # noqa: PLC0415  slow
+
+    page = make_page(options.report, evaluation=options.evaluation, output=options.output)
+    return _print([show_text(str(page))])
+
+
+def _run_dashboard(options: argparse.Namespace) -> int:
+    from packer.dashboard.command import show_jobs  # noqa: PLC0415  slow
+
+    return show_jobs(options.ledger)
 
 
 def _run_ledger(options: argparse.Namespace) -> int:
@@ -234,6 +283,9 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "label": _run_label,
     "plan": _run_plan,
     "models": _run_models,
+    "calibrate": _run_calibrate,
     "evaluate": _run_evaluate,
+    "report": _run_report,
+    "dashboard": _run_dashboard,
     "ledger": _run_ledger,
 }

@@ -51,7 +51,7 @@ class Collector:
         tell: Callable[[Event], None],
         known: asyncio.Event,
     ) -> None:
-        self.transport = transport
+        self._transport = transport
         self._job = job
         self._desk = desk
         self._journal = desk.journal
@@ -65,13 +65,13 @@ class Collector:
         """As `Transport.send`, for a request whose batch is to be noted."""
         self._flying[request.attempt] = request
         try:
-            return await self.transport.send(request.prompt, deadline=deadline)
+            return await self._transport.send(request.prompt, deadline=deadline)
         finally:
             del self._flying[request.attempt]
 
     def leave(self) -> None:
         """Wait for no batch any more."""
-        self.transport.leave()
+        self._transport.leave()
 
     async def note(self, token: str, prompts: Mapping[str, Prompt]) -> int:
         """As `Book.note`."""
@@ -80,7 +80,7 @@ class Collector:
             request = self._flying[prompt.attempt]
             canaries = {number: canary.label for number, canary in request.canaries.by_number.items()}
             lines.append(Line(prompt.attempt, custom_id, read_user(prompt.user)[0], canaries))
-        url, task, model = self.transport.base_url, self._job.requests.task.fingerprint, self._job.route.model
+        url, task, model = self._transport.base_url, self._job.requests.task.fingerprint, self._job.route.model
         return await self._journal.ask(
             lambda ledger: ledger.note_batch(url=url, task=task, model=model, token=token, lines=lines)
         )
@@ -122,7 +122,7 @@ class Collector:
             for line in batch.lines
             if line.attempt in waiting.attempts
         }
-        ends = await self.transport.resume(
+        ends = await self._transport.resume(
             batch.id,
             batch.remote,
             file=batch.file,
@@ -146,6 +146,33 @@ class Collector:
             self._job.account.doubtful.update(request.pack.keys)
 
 
+class Sender:
+    """How requests of `job` are sent where there are no batches."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    async def send(self, request: Request, *, deadline: float) -> Reply:
+        """As `Transport.send`."""
+        return await self._job.route.transport.send(request.prompt, deadline=deadline)
+
+    def leave(self) -> None:
+        """Nothing is left anywhere."""
+
+    async def collect(self) -> None:
+        """Nothing was."""
+
+
+def make_sender(
+    job: Job, desk: Desk, waiting: list[Waiting], *, tell: Callable[[Event], None], known: asyncio.Event
+) -> Sender | Collector:
+    """What sends for `job`, in batches where that is its transport's way; `known` as in `Intake`."""
+    if isinstance(job.route.transport, BatchTransport):
+        return Collector(job, desk, job.route.transport, waiting, tell=tell, known=known)
+    known.set()
+    return Sender(job)
+
+
 async def find_waiting(
     desk: Desk, task: Task, model: str, transport: Transport, *, price: Price | None
 ) -> list[Waiting]:
@@ -163,7 +190,7 @@ async def find_waiting(
                 "run it there with --batch to collect them, or with --abandon-batches to ask again"
             )
     if isinstance(transport, BatchTransport):
-        transport.price = find_batch_price(model, price or task.price)
+        transport.price = find_batch_price(model, price or task.price_of(model))
         await transport.check()
     return waiting
 

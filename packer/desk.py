@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
@@ -22,15 +23,25 @@ from packer.books import Books
 from packer.budget import Budget
 from packer.crew import Crew
 from packer.errors import CallError, PriceError
-from packer.events import Event, Statistics
+from packer.events import AttemptEnded, Event, Statistics
 from packer.journal import Journal
 from packer.ledger import AttemptState, Closed, Ledger
 from packer.ledger_batches import Waiting
-from packer.limiter import Limiter, SteadyLimiter
+from packer.limiter import Limiter
 from packer.options import MOST_IN_FLIGHT
 from packer.requests import PARAMETERS
+from packer.steady import SteadyLimiter
 from packer.task import Task
 from packer.transport import Transport
+
+
+@dataclass(slots=True)
+class Spent:
+    """What a way of asking took in this run; `untold` requests cost what nobody knows."""
+
+    requests: int = 0
+    usd: Decimal = Decimal(0)
+    untold: int = 0
 
 
 class Desk:
@@ -52,6 +63,7 @@ class Desk:
         self.tell = tell
         self.is_open = False
         self.name = name
+        self._spent: dict[str, Spent] = {}
         self._ways: set[tuple[str, str, str]] = set()
 
     async def open(self, *, abandoned: tuple[Task, str] | None = None) -> None:
@@ -90,6 +102,7 @@ class Desk:
             limiter = Limiter(cap=MOST_IN_FLIGHT, fixed=concurrency)
         route = Route(model, transport, limiter, is_patient=batch)
         self.account.routes.append(route)
+        self.journal.on_late.append(route.limiter.waited)
         return route
 
     async def start_job(self, task: Task, model: str, ask: str) -> int:
@@ -111,6 +124,19 @@ class Desk:
     async def find_waiting(self, task: Task, model: str) -> list[Waiting]:
         """The batches in which earlier runs have left what they asked of `model`."""
         return await self.journal.ask(lambda ledger: ledger.waiting(task.fingerprint, model))
+
+    def hear(self, event: Event) -> None:
+        """A sibling's event: what its requests cost is added up, and everything is told."""
+        if isinstance(event, AttemptEnded):
+            spent = self._spent.setdefault(event.ask, Spent())
+            spent.requests += 1
+            spent.usd += Decimal(0) if event.charge is None else event.charge.usd
+            spent.untold += event.charge is None
+        self.tell(event)
+
+    def spent(self, ask: str) -> Spent:
+        """What those took who ask in this way."""
+        return self._spent.get(ask, Spent())
 
     def _open_account(self, ledger: Ledger) -> Account:
         spending = ledger.spending(self.name)

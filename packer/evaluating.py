@@ -194,7 +194,9 @@ def _find_columns(reader: Reader, asked: Question) -> _Columns:
     if status is None:
         raise InputError(f"{reader.name}: no column 'status'; expected a table that prompt-packer label wrote")
     place = reader.columns.index(status) - 1
-    before = reader.columns[place - _is_named(reader.columns[place], "confidence")]
+    for added in ("decision", "confidence"):
+        place -= _is_named(reader.columns[place], added)
+    before = reader.columns[place]
     has_labels = _is_named(before, "label")
     answers: dict[str, tuple[str, str]] = {}
     for given in asked.gold:

@@ -26,12 +26,12 @@ class Intake:
     `known` is set once the ledger knows all that it can know: answers of earlier runs may still be on their way to it.
     """
 
-    def __init__(self, job: Job, journal: Journal, crew: Crew, *, linger: float, known: asyncio.Event) -> None:
+    def __init__(self, job: Job, journal: Journal, crew: Crew, *, linger: float) -> None:
         self._job = job
         self._journal = journal
         self._crew = crew
         self._linger = linger
-        self._known = known
+        self.known = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._feeding = 0
         self._flush_at = 0.0
@@ -111,7 +111,7 @@ class Intake:
             self._job.wake()
 
     async def _register(self, slots: list[Slot]) -> None:
-        await self._known.wait()
+        await self.known.wait()
         fresh = self._job.board.register(slots)
         known = await self._journal.ask(lambda ledger: ledger.find(list(fresh))) if fresh else {}
         wanted = list(known) if self._job.confidence else []

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+# Of one request, by reference measurements: beyond it every model tested loses accuracy clearly.
+MAX_ITEMS_CEILING = 100
 # made once: json.dumps makes one a call
 _write_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 _MOST_NORMALISED = 20_000  # characters
@@ -38,6 +40,15 @@ class Status(StrEnum):
     PENDING = "pending"  # not asked, because the job stopped
 
 
+class Decision(StrEnum):
+    """By what the label of a labelled item was decided."""
+
+    FIRST = "first"  # the first answer, which left no doubt or was not doubted
+    VOTE = "vote"  # most of several answers
+    ESCALATED = "escalated"  # the answer of a stronger model
+    DOUBTFUL = "doubtful"  # nothing: it is the first answer, or the one that leads, and is still in doubt
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What happened to one item.
@@ -47,6 +58,8 @@ class Result:
     item is not labelled, and is empty where it is. `known` tells that the answer was in the ledger or was shared with
     an identical text, so that this item cost nothing.
     `confidence` is how sure the model was, 0 to 1; None where that is unknown, or was not asked for.
+    `decision` tells by what the label was decided, and `votes` how many answers of the job's own model that took; both
+    say something of labelled items only.
     """
 
     item: Item
@@ -56,6 +69,8 @@ class Result:
     error: str = ""
     known: bool = False
     confidence: float | None = None
+    decision: Decision = Decision.FIRST
+    votes: int = 1
 
 
 def normalise_text(text: str) -> str:

@@ -1,6 +1,7 @@
 """A change is durable before its `commit` returns, and changes that wait together share one transaction.
 
-All calls of the ledger run in one thread: SQLite has one writer, and the event loop never waits for a disk.
+All calls of the ledger run in one thread: SQLite has one writer, and the event loop never waits for a disk. When the
+thread is done, the loop may be busy with something else: how late it comes is told.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Journal:
         self._waiting: _Group = []
         self._writer: asyncio.Task[None] | None = None
         self._ledger: Ledger | None = None
+        self.on_late: list[Callable[[float, float], object]] = []  # told now and the seconds, after each commit
 
     async def open(self) -> None:
         """Open the ledger. Raises `LedgerError`."""
@@ -87,7 +89,16 @@ class Journal:
 
     async def _commit(self, group: _Group) -> None:
         changes = [change for change, _ in group]
-        await self.ask(lambda ledger: ledger.commit(changes))
+        loop = asyncio.get_running_loop()
+
+        def commit(ledger: Ledger) -> float:
+            ledger.commit(changes)
+            return loop.time()
+
+        ended = await self.ask(commit)
+        now = loop.time()
+        for tell in self.on_late:
+            tell(now, now - ended)
         for _, done in group:
             if not done.done():
                 done.set_result(None)

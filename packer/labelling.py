@@ -11,34 +11,36 @@ import asyncio
 import contextlib
 import os
 import shutil
-import stat
 import sys
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from packer.errors import CallError, InputError
+from packer.columns import added_columns
+from packer.doubting import describe_threshold, make_doubt, read_sample
+from packer.errors import InputError
 from packer.examples import describe_examples
 from packer.headers import CHARGE_HEADER
 from packer.items import Item, Result, Status
 from packer.order import Order
-from packer.outputs import Output, OutputFile, OutputStream, RowWriter, choose_names, encode_line, make_writer
+from packer.outputs import Output, OutputFile, OutputStream, RowWriter, choose_writer, encode_line, open_output
+from packer.overwriting import refuse_overwriting
 from packer.progress import Display, row_printer
-from packer.report import check_report_path, encode_report, make_report
+from packer.reporting import Reporter
 from packer.signals import Signals
 from packer.summary import Ending, Line, ResultTable, write_summary
-from packer.tables import Checked, Format, Reader, Row, check_table, format_of, is_streamed, refuse_new_keys
+from packer.tables import Checked, Format, Reader, Row, check_table, is_streamed, refuse_new_keys
 
 if TYPE_CHECKING:
     from packer.audit import AuditResult
-    from packer.events import Statistics
+    from packer.events import Event, Statistics
     from packer.runner import Runner
+    from packer.votes import DoubtResult
 
 DONE, FAILED, STOPPED = 0, 3, 4
-_REASONS_KEPT = 1_000  # of failed items; more are counted as one
 _TICK = 0.25  # seconds between two looks at the statistics
+_FIRST_TICK = 0.05  # at the start, so that a short job has a course too
 
 
 def label_table(order: Order) -> int:
@@ -47,33 +49,40 @@ def label_table(order: Order) -> int:
         signals = undo.enter_context(Signals())
         reader = _open_input(order)
         undo.callback(reader.close)
-        _refuse_overwriting(order)
+        refuse_overwriting(order)
         shows_table = order.table or (order.output is None and sys.stdout.isatty())
-        form = reader.format
+        form: Format = reader.format
         output: Output | None = None
         if order.output is not None or not shows_table:
-            output, form = _open_output(order.output, reader.format)
+            output, form = open_output(order.output, reader.format)
             undo.callback(output.abandon)
-        report = None if order.report is None else OutputFile(check_report_path(order.report), private=True)
-        if report is not None:
-            undo.callback(report.abandon)
+        reporter = Reporter(order)
+        undo.callback(reporter.abandon)
         checked: Checked | None = None
         if not is_streamed(order.input):
             checked = check_table(reader)
             reader = _open_input(order)
             undo.callback(reader.close)
         columns = reader.columns if checked is None else checked.columns
-        names = choose_names(columns, order.columns)
+        added = added_columns(order.task, taken=columns, confidence=order.confidence, decision=order.doubts)
+        names = [column.name for column in added]
         job = _Job(
             order,
             reader,
             rows=None if checked is None else checked.rows,
             output=output,
-            report=report,
-            writer=make_writer(
-                form, columns=columns, fields=order.fields, names=names, raw=order.raw, confidence=order.confidence
+            reporter=reporter,
+            writer=choose_writer(
+                form,
+                columns=columns,
+                fields=order.fields,
+                added=added,
+                raw=order.raw,
+                source=reader.parquet,
+                confidence=order.confidence,
+                decision=order.doubts,
             ),
-            fixed=form is Format.CSV,
+            fixed=form is not Format.JSONL,
             shows_table=shows_table,
             names=names,
             renamed=[pair for pair in zip(order.columns, names, strict=True) if pair[0] != pair[1]],
@@ -90,7 +99,7 @@ class _Job:
         *,
         rows: int | None,
         output: Output | None,
-        report: Output | None,
+        reporter: Reporter,
         writer: RowWriter,
         fixed: bool,
         shows_table: bool,
@@ -101,7 +110,7 @@ class _Job:
         self._reader = reader
         self._rows = rows
         self._output = output
-        self._report = report
+        self._reporter = reporter
         self._writer = writer
         self._fixed = fixed
         self._names = names
@@ -114,7 +123,6 @@ class _Job:
         self._print: Callable[[Line], None] | None = None
         self._stdout = OutputStream(1)
         self._read: deque[Row] = deque()  # rows whose results are still to come
-        self._reasons: Counter[str] = Counter()
         self._unsure = 0  # labelled items whose confidence is wanted and unknown
         self._notice = ""
         self._broken = ""
@@ -123,6 +131,7 @@ class _Job:
         self._display: Display | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._audit: AuditResult | None = None
+        self._doubt: DoubtResult | None = None
         self._was_interrupted = False
         self._ended = False
 
@@ -134,15 +143,17 @@ class _Job:
 
         order = self._order
         began = datetime.now(UTC)
+        about: dict[str, Any] = {"connections": MOST_IN_FLIGHT, "charge_header": order.charge_header or CHARGE_HEADER}
         transport = connections.connect(
             order.model,
             base_url=order.base_url,
             api_key_env=order.api_key_env,
             api_key_file=order.api_key_file,
-            connections=MOST_IN_FLIGHT,
-            charge_header=order.charge_header or CHARGE_HEADER,
+            **about,
             batch=order.batch,
         )
+        doubt = make_doubt(order, connections.connect, **about)
+        sample = None if order.target_accuracy is None else read_sample(order)
         if order.model == "local" and order.base_url is None:
             from packer.local import LOCAL_NOTICE  # noqa: PLC0415  as above
 
@@ -166,29 +177,34 @@ class _Job:
                 max_disagreement=order.max_disagreement,
                 confidence=order.confidence,
                 abandon_batches=order.abandon_batches,
-                on_event=display.event,
+                doubt=doubt,
+                on_event=self._hear,
             )
+            self._display = display
             async with runner:
-                self._display, self._loop, self._runner = display, asyncio.get_running_loop(), runner
+                self._loop, self._runner = asyncio.get_running_loop(), runner
                 earlier = runner.statistics()
+                self._reporter.begin(runner, display, rows=self._rows, began=began)
                 if self._notice:
                     display.line(f"model local: {self._notice}", "yellow")
                 if order.examples is not None:
                     display.line(f"{describe_examples(order.task)}, in every request")
+                if sample is not None:
+                    await self._certify(runner, *sample)
                 ticker = asyncio.create_task(self._tick(display, runner))
                 try:
                     await self._carry(runner)
                     self._audit = await runner.audit()
                 finally:
                     ticker.cancel()
-                now = runner.statistics()
+                now, self._doubt = runner.statistics(), runner.doubts()
                 self._ended = True
         self._finish(self._output)
         was_cut = now.pending or (self._was_interrupted and self._rows is None)
         stopped = self._broken or (now.stopped or "interrupted" if was_cut or self._nobody_reads else "")
+        stopped = stopped or (self._doubt.stopped if self._doubt is not None else None) or ""
         code = STOPPED if stopped else FAILED if now.failed or now.doubt else DONE
-        if self._report is not None:
-            self._write_report(self._report, began, code, stopped, earlier=earlier, now=now)
+        self._reporter.finish(now, code=code, stopped=stopped, audit=self._audit, doubt=self._doubt)
         if not self._nobody_reads:
             for line in self._summary(earlier, now, stopped):
                 display.line(*line)
@@ -219,19 +235,26 @@ class _Job:
         # not sys.exit: a thread that waits for a disk or a pipe would be waited for
         os._exit(STOPPED)
 
+    async def _certify(self, runner: Runner, texts: Sequence[str], gold: Mapping[str, str] | None) -> None:
+        assert self._display is not None, "a job that runs has a display"
+        self._display.line(f"asking {len(texts):,} texts of both models first, to learn which labels to keep")
+        found = await runner.certify(texts, gold=gold)
+        if runner.statistics().stopped is None:
+            self._display.line(describe_threshold(found, gold=gold is not None), "" if found.certified else "yellow")
+
     async def _carry(self, runner: Runner) -> None:
         try:
             await self._put(self._writer.header(), self._table.header() if self._table else None)
             async for result in runner.stream(self._items()):
                 row = self._read.popleft()
-                if result.status is Status.FAILED:
-                    known = result.error in self._reasons or len(self._reasons) < _REASONS_KEPT
-                    self._reasons[result.error if known else "another reason"] += 1
+                self._reporter.result(row.text, result)
                 self._unsure += result.status is Status.LABELLED and result.confidence is None
                 if not self._broken and not self._nobody_reads:
                     await self._put_row(row, result)
         except InputError as error:  # of input that could not be checked before, or that changed since
             self._broken = str(error)
+        if not self._broken.startswith("the output") and not self._nobody_reads:
+            await self._put(self._writer.footer())
 
     def _items(self) -> Iterator[Item]:
         """The rows as items; runs in a thread of the runner."""
@@ -248,19 +271,19 @@ class _Job:
             raise InputError(f"{name}: ended after {count} rows, and had {self._rows} when it was checked")
 
     async def _put_row(self, row: Row, result: Result) -> None:
-        await self._put("" if self._output is None else self._writer.row(row, result))
+        await self._put(b"" if self._output is None else self._writer.row(row, result))
         if self._table is not None and result.status is not Status.PENDING:
             for line in self._table.row(row.text, result):
-                await self._put("", line)
+                await self._put(b"", line)
 
-    async def _put(self, data: str, shown: Line | None = None) -> None:
+    async def _put(self, data: bytes, shown: Line | None = None) -> None:
         try:
             if data and self._output is not None:
                 await self._write(self._output, data)
             if shown is not None and self._print is not None:
                 self._print(shown)
             elif shown is not None:
-                await self._write(self._stdout, f"{shown.text}\n")
+                await self._write(self._stdout, encode_line(f"{shown.text}\n"))
         except BrokenPipeError:
             self._nobody_reads = True
             self._abort("nobody reads the output")
@@ -269,8 +292,7 @@ class _Job:
             self._abort(self._broken)
 
     @staticmethod
-    async def _write(output: Output, text: str) -> None:
-        data = encode_line(text)
+    async def _write(output: Output, data: bytes) -> None:
         if output.ready(len(data)):
             output.write(data)
         else:  # a reader that is slow must not hold up the replies in flight
@@ -305,43 +327,24 @@ class _Job:
             self._broken = f"the output cannot be written: {error.strerror}"
             output.abandon()
 
-    def _write_report(
-        self, file: Output, began: datetime, code: int, stopped: str, *, earlier: Statistics, now: Statistics
-    ) -> None:
-        assert self._display is not None, "a job that ran had a display"
-        assert self._runner is not None, "and a runner"
-        price = self._runner.price
-        report = make_report(
-            task=self._order.task.fingerprint,
-            began=began,
-            ended=datetime.now(UTC),
-            exit_code=code,
-            stopped=stopped or None,
-            settings=self._order.settings(price),
-            earlier=earlier,
-            now=now,
-            failed=dict(self._reasons),
-            audit=self._audit,
-        )
-        try:
-            file.write(encode_report(report))
-            file.finish()
-        except OSError as error:
-            file.abandon()
-            message = f"{self._order.report}: the report cannot be written: {error.strerror}"
-            self._display.line(message, "red")
+    def _hear(self, event: Event) -> None:
+        assert self._display is not None, "a runner that speaks has a display"
+        self._reporter.event(event)
+        self._display.event(event)
 
     async def _tick(self, display: Display, runner: Runner) -> None:
         while True:
-            display.update(runner.statistics())
-            await asyncio.sleep(_TICK)
+            now = runner.statistics()
+            display.update(now)
+            self._reporter.sample(now)
+            await asyncio.sleep(min(_TICK, max(now.seconds / 20, _FIRST_TICK)))
 
     def _summary(self, earlier: Statistics, now: Statistics, stopped: str) -> list[Line]:
         order = self._order
         ending = Ending(
             earlier=earlier,
             now=now,
-            reasons=self._reasons,
+            reasons=self._reporter.reasons,
             ledger=order.ledger,
             output=order.output if isinstance(self._output, OutputFile) else None,
             budget=order.budget_usd,
@@ -352,54 +355,10 @@ class _Job:
             unsure=self._unsure if order.confidence else 0,
             on_screen=self._output is None,
             audit=self._audit,
+            doubt=self._doubt,
         )
         return write_summary(ending, width=self._width)
 
 
 def _open_input(order: Order) -> Reader:
     return Reader(order.input, text=order.text, id_column=order.id_column, encoding=order.encoding)
-
-
-def _refuse_overwriting(order: Order) -> None:
-    if sys.stdout is None and (order.table or order.output in {None, "-"}):
-        raise CallError("standard output is closed; expected --output FILE")
-    if order.table and order.output == "-":
-        raise CallError("--table: the rows go to standard output already (--output -); expected one of the two")
-    read = {"input": order.input, "task file": order.task_file, "key file": order.api_key_file}
-    read["examples"] = order.examples
-    for path, name in ((order.output or "-", "output"), (order.report, "report")):
-        written = None if path is None else _identity(path, 1)
-        for what, source in read.items():
-            if written is not None and source is not None and written == _identity(source, 0):
-                shown = path if order.output is not None or name == "report" else "standard output"
-                raise CallError(f"{shown}: the {name} is the {what}; expected another file")
-    taken = {os.path.realpath(order.ledger): "ledger"}
-    for path, name in ((order.output, "output"), (order.report, "report")):
-        if path is None or path == "-":
-            continue
-        other = taken.setdefault(os.path.realpath(path), name)
-        if other != name:
-            raise CallError(f"{path}: the {name} is the {other}; expected another file")
-
-
-def _identity(path: str, descriptor: int) -> tuple[int, int] | None:
-    """What a regular file is, under whatever name; None for anything else."""
-    try:
-        found = os.fstat(descriptor) if path == "-" else Path(path).stat()
-    except (OSError, ValueError):
-        return None
-    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
-
-
-def _open_output(path: str | None, source: Format) -> tuple[Output, Format]:
-    if path is None or path == "-":
-        return OutputStream(1), source
-    if is_streamed(path):  # /dev/null, a named pipe
-        try:
-            return OutputStream(os.open(path, os.O_WRONLY)), source
-        except OSError as error:
-            raise CallError(f"{path}: cannot be written: {error.strerror}") from error
-    if "\0" in path:
-        raise CallError(f"{path!r}: expected a file name")
-    form = format_of(path)
-    return OutputFile(Path(path)), form

@@ -14,6 +14,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +24,7 @@ from packer.items import canonical_json
 from packer.ledger_batches import Line, Waiting, find_waiting, mark_batch, note_batch
 from packer.ledger_check import find_problems
 from packer.ledger_file import LedgerFile, Row, checksum
+from packer.ledger_jobs import JobRecord, count_answers, read_attempts, read_jobs
 from packer.ledger_rows import (
     ANSWER_COLUMNS,
     ATTEMPT_COLUMNS,
@@ -47,7 +49,17 @@ from packer.ledger_rows import (
 )
 from packer.usage import Usage, to_usd
 
-__all__ = ["Attempt", "AttemptState", "Closed", "Ledger", "LedgerStatistics", "Opened", "Place", "Spending"]
+__all__ = [
+    "Attempt",
+    "AttemptState",
+    "Closed",
+    "JobRecord",
+    "Ledger",
+    "LedgerStatistics",
+    "Opened",
+    "Place",
+    "Spending",
+]
 
 _FIND_KEYS = 500
 
@@ -236,6 +248,18 @@ class Ledger:
             spending=spending,
             usage=sum((Usage(*row[5:]) for row in rows), Usage(0, 0)),
         )
+
+    def jobs(self) -> list[JobRecord]:
+        """The last 500 jobs, the newest first."""
+        return read_jobs(self._file)
+
+    def attempts(self, job: int) -> Iterator[Attempt]:
+        """The requests of `job`, by its id, in the order in which they left; without the job's name."""
+        return read_attempts(self._file, job)
+
+    def count_answers(self, job: int, *, since: datetime, step: timedelta) -> dict[int, int]:
+        """How many answers of `job` came in each `step` after `since`, by the step's number from 0."""
+        return count_answers(self._file, job, since=since, step=step)
 
     def verify(self) -> list[str]:
         """What is wrong with the ledger, one sentence each; empty where nothing is. Reads every row."""

@@ -229,6 +229,11 @@ def read_time(microseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
+def to_microseconds(time: datetime) -> int:
+    """A time, as it is stored."""
+    return (time - _EPOCH) // timedelta(microseconds=1)
+
+
 def now() -> int:
     """The time, as it is stored."""
     return time.time_ns() // 1000

@@ -29,6 +29,10 @@ _BELOW = 0.98  # of the plateau: where the limit rests
 _PATIENCE = 4  # rounds at rest before it is probed; doubled each time that the probe ends at the same plateau
 # At most; a refusal costs little, a failure may have been billed, and what is slow is in the way for long
 _PATIENCE_REFUSED, _PATIENCE_FAILED, _PATIENCE_SLOW = 16, 32, 64
+_SUNK = 0.8  # times the last limit at rest: a plateau under that is that of a gateway that has less room now
+_FROZEN, _FROZEN_TRYING = 40, 10  # rounds at rest for one that a probe is frozen: a fortieth, a tenth while trying
+_TRIES = 16  # probes that do not wait longer each time
+_WINDOW = 2.0  # times what a refusal takes
 _MANY_LOST = 0.1  # of a round: too many even below the plateau
 _SOME_FAILED = 0.05  # of a round: too many where the limit may be too high
 _MOST_CHANCE = 0.05  # a share of losses that may be taken for chance
@@ -43,6 +47,11 @@ _OVERDUE = 2.0  # times what a round should take
 _STUCK = 3.0  # times that: what has not ended counts as slow
 _QUOTA = 50.0  # failures
 _QUOTA_BACK = 1.0  # for an answer: a gateway that fails more than half is asked less and less
+_LAGGING = 0.025  # of an answer's time: so long may what is ready wait for our own event loop where it has time left
+_ALWAYS = 0.002  # seconds of it: what is being done when something else becomes ready
+_HOPS = 4  # such waits in an answer's time: to be sent, to be read, to be taken from there, to be judged
+_EASE = 0.8  # of the limit, where that takes too long
+_LAG_KEPT = 0.7  # of a lag, in the next round
 _OUTAGE = 4  # failures in a row, or half of the limit where that is more
 
 
@@ -64,6 +73,15 @@ class Limiter:
     _doubts: int = field(default=0, init=False)
     _fine: float = field(default=0.0, init=False)  # the highest limit at which all was well
     _trial: tuple[float, Latency] | None = field(default=None, init=False)  # the limit before it, and the latency
+    _eased: tuple[float, float] | None = field(default=None, init=False)  # the limit before it, and the lag
+    _lag: float = field(default=0.0, init=False)  # of the rounds before: seconds
+    _foreign: float = field(default=0.0, init=False)  # lag that does not come from how many are in flight
+    _rest: float = field(default=0.0, init=False)  # the last limit at rest
+    _was: float = field(default=0.0, init=False)  # that before the gateway had less room, while it is tried again
+    _tries: int = field(default=0, init=False)
+    _opening: int = field(default=0, init=False)  # how many may leave together after refusals; 0: as many as there are
+    _ceiling: int | None = field(default=None, init=False)
+    _window: float = field(default=0.0, init=False)  # seconds between those
     _sunk_from: float = field(default=0.0, init=False)  # the limit when failures began to cut it
     _lossy: bool = field(default=False, init=False)  # whether losses ever set the plateau
     _round: Round = field(default_factory=Round, init=False)
@@ -93,7 +111,19 @@ class Limiter:
     def may_send(self, now: float, in_flight: int) -> bool:
         """Whether one more request may leave now."""
         self._round.flies(now, in_flight)
-        return now >= self._frozen_until and in_flight < self.limit
+        if now < self._frozen_until:
+            return False
+        if in_flight >= self.limit:
+            self._opening = 0
+            return False
+        if self._opening and self._ceiling is None:
+            self._ceiling = in_flight + self._opening
+        elif self._opening and self._ceiling is not None and in_flight >= self._ceiling:
+            # those that have left tell whether there is room, as quickly as others were refused
+            self._opening, self._ceiling = 2 * self._opening, None
+            self._freeze(now + self._window)
+            return False
+        return True
 
     @property
     def frozen_until(self) -> float:
@@ -108,7 +138,11 @@ class Limiter:
         """Book a 429 after `seconds`, while `in_flight` other requests were being held by the gateway."""
         sent = now - seconds
         self._round.lose(now, seconds=seconds)
-        tolerated = self._tolerated(1.0)
+        is_quick, is_probe = seconds < self._usual / 2, self._is_probe()
+        tolerated = self._tolerated(0.0 if is_probe and is_quick else 1.0)
+        surprises = self._is_below() and self._round.lost > max(1.0, _by_chance(self._chance * self._size))
+        if is_quick and (surprises or self._limit < self._was):
+            self._opening, self._ceiling, self._window = 1, None, _WINDOW * seconds
         if retry_after:
             self._freeze(now + retry_after * (1 + 0.25 * jitter))
         elif sent >= self._paused_at:
@@ -122,13 +156,17 @@ class Limiter:
             self._refusals += 1
             self._paused_at = now
         # what was refused at once tells how many were held just then
-        held = max(1.0, float(in_flight)) if seconds < self._usual / 2 else math.inf
+        held = max(1.0, float(in_flight)) if is_quick else math.inf
+        if held < _SUNK * self._rest:
+            self._was, self._tries = max(self._was, self._rest), _TRIES
         if sent < self._cut_at:
             self._lower(plateau=min(self._plateau or held, held))
         elif self._round.lost > tolerated or retry_after:
             self._lossy = True
             held = min(held, self._limit)
-            self._cut(now, plateau=held, to=_CUT * held, patience=_PATIENCE_REFUSED)
+            # a probe that is refused has found the limit, and nothing has piled up
+            to = held if is_probe and is_quick and self._before <= held else _CUT * held
+            self._cut(now, plateau=held, to=to, patience=_PATIENCE_REFUSED, frozen=retry_after or 0.0)
 
     def failed(self, now: float, *, seconds: float, jitter: float) -> None:
         """Book a 5xx or a time-out: no growth this round, a cut when they are many, a pause in an outage."""
@@ -157,6 +195,10 @@ class Limiter:
         self._round.answered(now, seconds=seconds, output_tokens=output_tokens)
         self._judge(now)
 
+    def waited(self, now: float, seconds: float) -> None:
+        """Book how long something that was ready waited for our own event loop: lag, which is no gateway's latency."""
+        self._round.waited(now, seconds)
+
     @property
     def _size(self) -> int:
         return max(self.limit, START)
@@ -164,6 +206,9 @@ class Limiter:
     @property
     def _just_under(self) -> float:
         return max(1.0, int(self._limit + 0.5) - 1.0)
+
+    def _is_probe(self) -> bool:
+        return self._held > self._patience or 0 < self._limit < self._was
 
     def _is_below(self) -> bool:
         return self._plateau is not None and self._limit <= max(1.0, _BELOW * self._plateau) + 1e-9
@@ -200,10 +245,14 @@ class Limiter:
         overdue = this.ended < size and this.slot_seconds > _OVERDUE * usual
         if (this.ended < size and not overdue) or not this.latency.answers:
             return
+        own = self._own_share()
         over, error = this.latency.over(base) if base.answers else (0.0, 0.0)
+        over += math.log(max(0.25, 1 - _HOPS * own))
         if this.ended < size and self._base.is_firm and this.slot_seconds > _STUCK * usual:
             # by Little's law: those that have not ended count as well
             over = max(over, math.log(this.slot_seconds * size / ((this.ended + 1) * usual)))
+        if this.ended >= size and self._is_eased(now, own):
+            return
         if over > _SLOW:
             if over > _SLOW + 2 * error:
                 self._too_slow(now, over)
@@ -240,12 +289,40 @@ class Limiter:
             else:
                 self._sunk_from = 0.0
         if saturated and this.lost <= explained:
-            self._next_round(now, grow=fine and this.ended >= START)
+            self._next_round(now, grow=fine and this.ended >= START, own=own)
         else:
             # one lost is nothing; one lost in each of two rounds is a limit that is a little too high
             carried = 0 if self._slow_start or self._is_below() else this.lost - this.carried
             self._next_round(now, grow=False)
             self._round.carry(carried)
+
+    def _begin(self, now: float, *, settle: float) -> None:
+        # bursts and lulls are shorter than it takes to answer: a lag fades, and is seen at once
+        self._lag = max(self._round.lag, _LAG_KEPT * self._lag + (1 - _LAG_KEPT) * self._round.lag)
+        self._round.begin(now, settle=settle)
+
+    def _own_share(self) -> float:
+        """How long what is ready waits for our own event loop because of what is in flight, as a share of an answer."""
+        lag = max(self._round.lag, self._lag)
+        self._foreign = min(self._foreign, lag)
+        return max(0.0, lag - self._foreign - _ALWAYS) / self._round.seconds_an_answer
+
+    def _is_eased(self, now: float, own: float) -> bool:
+        """Ask for less where our own event loop cannot keep up; put it back where that does not help."""
+        if self._eased is not None:
+            (limit, before), self._eased = self._eased, None
+            if own > _LAGGING and self._round.lag > _EASE * before:
+                self._foreign = self._round.lag
+                self._raise_to(limit, now)
+                self._begin(now, settle=0.0)
+                return True
+        if own > 2 * _LAGGING and self._limit > START and self.fixed is None:
+            self._eased = self._limit, max(self._round.lag, self._lag)
+            self._limit = max(float(START), _EASE * self._limit)
+            self._begin(now, settle=_SETTLE * self._slowest)
+            self._lag = 0.0
+            return True
+        return False
 
     def _allow_for_chance(self) -> None:
         if self._is_below():
@@ -295,38 +372,48 @@ class Limiter:
             self._base.learn(latency, self._limit, steady=True)
         self._next_round(now, grow=False)
 
-    def _cut(self, now: float, *, plateau: float, to: float, patience: int, lost: float = 1.0) -> None:
-        """Lower the limit; `lost` is the share of the answers that the higher one cost."""
+    def _cut(
+        self, now: float, *, plateau: float, to: float, patience: int, lost: float = 1.0, frozen: float = 0.0
+    ) -> None:
+        """Lower the limit; `lost` is the share of the answers that the higher one cost, on top of `frozen` seconds."""
         is_same = self._plateau is not None and 0.8 < plateau / self._plateau < 1.25
-        if is_same and self._held > self._patience:
+        freezes = frozen / self._usual
+        if is_same and self._held > self._patience and self._was:
+            self._patience = int(min(_PATIENCE_SLOW, max(_PATIENCE, _FROZEN_TRYING * freezes)))
+            self._tries -= 1
+            self._was = self._was if self._tries > 0 else 0.0
+        elif is_same and self._held > self._patience:
             # a probe ended where the one before did: the next one waits longer, the more so the more this one cost
-            rounds = 4 * lost * (now - self._raised_at + self._slowest) / self._usual
+            rounds = max(4 * lost * (now - self._raised_at + self._slowest) / self._usual, _FROZEN * freezes)
+            patience = int(min(_PATIENCE_SLOW, max(patience, _FROZEN * freezes)))
             self._patience = int(min(patience, max(min(2 * self._patience, _PATIENCE_FAILED), rounds)))
         elif not is_same:
             self._patience = _PATIENCE
         self._allow_for_chance()
         self._slow_start = False
-        self._trial = None
+        self._trial = self._eased = None
         self._held = self._doubts = 0
         self._cut_at = now
         self._limit = max(1.0, to) if self.fixed is None else self._limit
         self._lower(plateau=plateau)
         self._fine = min(self._fine, self._limit)
         self._before = self._limit
-        self._round.begin(now, settle=_SETTLE * self._slowest)
+        self._begin(now, settle=_SETTLE * self._slowest)
 
     def _lower(self, *, plateau: float) -> None:
         self._plateau = plateau
         if self.fixed is None:
             self._limit = max(1.0, min(self._limit, _BELOW * plateau))
 
-    def _next_round(self, now: float, *, grow: bool) -> None:
-        self._round.begin(now, settle=0.0)
+    def _next_round(self, now: float, *, grow: bool, own: float = 0.0) -> None:
+        self._begin(now, settle=0.0)
         self._before = self._limit
         if not grow or self.fixed is not None:
             return
         if self._slow_start:
-            self._raise_to(2 * self._limit, now)
+            self._raise_to((2 - 0.9 * min(1.0, own / _LAGGING)) * self._limit, now)
+        elif own > _LAGGING:
+            self._held = 0
         elif self._plateau is not None and self._limit < _BELOW * self._plateau:
             step = max(self._limit + 1, 1.2 * self._limit, min(2 * self._limit, self._plateau / 2))
             self._raise_to(min(_BELOW * self._plateau, step), now)
@@ -334,24 +421,22 @@ class Limiter:
         else:
             # at rest: hold, then probe by +1 +1 +2 +2 +4 ...
             self._held += 1
-            if self._held > self._patience:
+            if self._held <= self._patience:
+                self._rest = self._limit
+                self._was = self._was if self._limit < _SUNK * self._was else 0.0
+            elif self._limit < self._was and self._held > self._patience + 1:
+                # there is room again: back to where it was before the gateway had less
+                self._raise_to(min(2 * self._limit, self._was), now)
+            else:
                 self._raise_to(self._limit + 2.0 ** min((self._held - self._patience - 1) // 2, 6), now)
 
     def _raise_to(self, limit: float, now: float) -> None:
         self._raised_at = now
         self._limit = min(float(self.cap), limit)
+        if self._limit < self._was:
+            self._opening, self._ceiling = 1, None
 
 
 def _by_chance(expected: float) -> float:
     """How many may be lost where so many are expected to be: three standard deviations of Poisson's more."""
     return expected + 3 * math.sqrt(expected)
-
-
-class SteadyLimiter(Limiter):
-    """A fixed limit that failures do not lower: those of a batch say nothing of how much may be in flight."""
-
-    @property
-    def limit(self) -> int:
-        """How many requests may be in flight."""
-        assert self.fixed is not None, "nothing is searched for"
-        return self.fixed

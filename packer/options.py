@@ -3,20 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Literal, TypedDict
 
 from packer.batch_files import MOST_LINES
+from packer.cascade import DELTA
 from packer.errors import CallError
 from packer.events import Event
 from packer.items import Item
 from packer.packs import PackLimits
 from packer.transport import Transport
 from packer.usage import Price
+from packer.votes import BELOW, MOST_VOTES
 
 MOST_IN_FLIGHT = 256
 _LOCAL_IN_FLIGHT = 2  # one runs, one waits: the CPU is the limit
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """What is done about doubtful items.
+
+    `vote` is the most answers that one gets (3, 5, 7 or 9), None for no voting. `below` is the confidence under which
+    an item is doubtful. `escalate` is the stronger model that is asked for what is doubtful still, each item alone;
+    `transport` and `price` are its own, None as in `Runner.sibling`. `target` takes the place of `below`: the share of
+    labels that are to agree with that model, or with gold, except with probability `delta`; `Runner.certify` chooses
+    the confidence for it, and until then everything is escalated. `docs/quality.md` says more. Raises `CallError`.
+    """
+
+    vote: int | None = None
+    below: float = BELOW
+    escalate: str | None = None
+    transport: Transport | None = None
+    price: Price | None = None
+    target: float | None = None
+    delta: float = DELTA
+
+    def __post_init__(self) -> None:
+        if self.vote is None and self.escalate is None:
+            raise CallError("doubt: expected votes, a stronger model, or both")
+        if self.vote is not None and self.vote not in MOST_VOTES:
+            raise CallError(f"vote: expected 3, 5, 7 or 9 votes at most, got {self.vote!r}")
+        read_share("below", self.below)
+        if self.target is not None:
+            if self.escalate is None or self.vote is not None:
+                raise CallError("target: expected a stronger model to escalate to, and no votes")
+            for name, share in (("target", self.target), ("delta", self.delta)):
+                if not 0 < share < 1:
+                    raise CallError(f"{name}: expected a share between 0 and 1, got {share!r}")
 
 
 class RunnerOptions(TypedDict, total=False):
@@ -41,6 +77,7 @@ class RunnerOptions(TypedDict, total=False):
     confidence: bool
     batch: bool
     abandon_batches: bool
+    doubt: Doubt | None
 
 
 def read_usd(name: str, given: Decimal | float | str) -> Decimal:

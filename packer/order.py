@@ -7,10 +7,13 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 from packer.audit import MAX_DISAGREEMENT
+from packer.cascade import SAMPLE
+from packer.columns import fields_of
 from packer.packs import PackLimits
 from packer.report import Settings
 from packer.tables import name_source
 from packer.usage import Price
+from packer.votes import BELOW
 
 if TYPE_CHECKING:
     from packer.task import Task
@@ -49,6 +52,7 @@ class Order:
     on_doubt: Literal["retry", "hold"] = "retry"
     seed: int = 0
     report: str | None = None
+    dashboard: bool = False
     untrusted: bool = False
     audit: float | None = None
     max_disagreement: float = MAX_DISAGREEMENT
@@ -56,17 +60,29 @@ class Order:
     examples: str | None = None
     batch: bool = False
     abandon_batches: bool = False
+    vote: int | None = None
+    doubtful_below: float = BELOW
+    escalate: str | None = None
+    escalate_price: Price | None = None
+    target_accuracy: float | None = None
+    gold: str | None = None
+    sample: int = SAMPLE
+
+    @property
+    def doubts(self) -> bool:
+        """Whether anything is done about doubtful labels."""
+        return self.vote is not None or self.escalate is not None
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The record's fields; empty for a task with labels."""
-        schema = self.task.record_schema
-        return () if schema is None else tuple(schema["properties"])
+        return fields_of(self.task)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that the output adds, before a name is taken."""
-        return (*(self.fields or ("label",)), *(("confidence",) if self.confidence else ()), "status", "error")
+        added = (*(("confidence",) if self.confidence else ()), *(("decision",) if self.doubts else ()))
+        return (*(self.fields or ("label",)), *added, "status", "error")
 
     def settings(self, price: Price | None) -> Settings:
         """What a report says of it; `price` is the one that was reckoned with."""

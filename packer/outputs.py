@@ -1,12 +1,13 @@
 """Output rows are the input's rows, in the input's order, as they were, with what was found behind them.
 
-What is added is the label (or the record's fields), the confidence where it is wanted, `status` and `error`. A column
+What is added is the label (or the record's fields), the confidence and by what it was decided where these are wanted,
+`status` and `error`. A column
 of the input is never replaced: a file that is labelled often carries a `label` already, the gold one, and that is what
 nobody can buy again. So where a name is taken, ours gets the next free one: `label_2`.
 
 One exception to "as they were": a CSV cell that a spreadsheet would run as a formula gets a leading apostrophe, unless
 `raw` is asked for. It holds for the input's cells too, since texts of strangers are the danger, but not for plain
-numbers (`-5`, `+4930123`). JSONL is never changed.
+numbers (`-5`, `+4930123`). JSONL and Parquet are never changed.
 """
 
 from __future__ import annotations
@@ -19,15 +20,20 @@ import os
 import re
 import select
 import stat
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from packer import failpoints
+from packer.columns import Column, fitted, found_values
 from packer.errors import CallError
 from packer.items import Result
-from packer.tables import Format, Row
+from packer.tables import NEEDS_PYARROW, Format, Row, format_of, is_streamed
+
+if TYPE_CHECKING:
+    from packer.parquet import ParquetSource
 
 # = + - @ and their full-width forms, tab and line ends: OWASP's list (CSV injection)
 _FORMULA_STARTS = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
@@ -35,29 +41,19 @@ _PART_NAME = 100  # characters of an output's name that stand in its part's: nam
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
-def choose_names(taken: Collection[str], wanted: Iterable[str]) -> tuple[str, ...]:
-    """A free column name for each of `wanted`: the name itself, else with `_2`, `_3`, ... behind it."""
-    used = set(taken)
-    chosen = []
-    for name in wanted:
-        free, number = name, 2
-        while free in used:
-            free, number = f"{name}_{number}", number + 1
-        used.add(free)
-        chosen.append(free)
-    return tuple(chosen)
-
-
 class RowWriter(Protocol):
-    """Rows as lines of text. `guarded` counts the cells that got a leading apostrophe."""
+    """Rows as bytes. `guarded` counts the cells that got a leading apostrophe."""
 
     guarded: int
 
-    def header(self) -> str:
+    def header(self) -> bytes:
         """What stands before the first row; may be empty."""
 
-    def row(self, row: Row, result: Result) -> str:
-        """One row with its result, and a line feed."""
+    def row(self, row: Row, result: Result) -> bytes:
+        """One row with its result; empty where it is kept back to be written with others."""
+
+    def footer(self) -> bytes:
+        """What stands behind the last row; may be empty."""
 
 
 def make_writer(
@@ -68,39 +64,50 @@ def make_writer(
     names: Sequence[str],
     raw: bool,
     confidence: bool = False,
+    decision: bool = False,
 ) -> RowWriter:
-    """A writer of rows in `form`.
+    """A writer of rows in `form`, CSV or JSONL.
 
     `columns` are the input's; `fields` are the record's, or empty for a label; `names` are those of all that is added
-    (from `choose_names`), the confidence (where `confidence`), status and error last; `raw` leaves CSV cells as they
-    are. Raises `CallError` for columns that cannot be keys.
+    (from `choose_names`), the confidence (where `confidence`), the decision (where `decision`), status and error last;
+    `raw` leaves CSV cells as they are. Raises `CallError` for columns that cannot be keys.
     """
+    find = partial(found_values, fields=fields, confidence=confidence, decision=decision)
     if form is Format.CSV:
-        return _CsvWriter(columns, fields, names, raw=raw, confidence=confidence)
+        return _CsvWriter(columns, names, find, raw=raw)
     if len(set(columns)) < len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
         raise CallError(f"two columns are named {twice!r}; the keys of a JSON object are unique, CSV output takes both")
-    return _JsonWriter(columns, fields, names, confidence=confidence)
+    return _JsonWriter(columns, names, find)
 
 
-def answers(result: Result, fields: Sequence[str]) -> list[Any]:
-    """What was found, as JSON values: the label, or the record's `fields`; None for what is not there."""
-    if not fields:
-        return [result.label]
-    record = result.record
-    if record is None:
-        return [None] * len(fields)
-    if not isinstance(record, Mapping):
-        record = record.model_dump(mode="json", by_alias=True)
-    return [record.get(name) for name in fields]
+def choose_writer(
+    form: Format,
+    *,
+    columns: Sequence[str],
+    fields: Sequence[str],
+    added: Sequence[Column],
+    raw: bool = False,
+    source: ParquetSource | None = None,
+    confidence: bool = False,
+    decision: bool = False,
+) -> RowWriter:
+    """A writer of rows in any `form`, with the arguments of `make_writer`.
 
-
-def _found(result: Result, fields: Sequence[str], *, confidence: bool) -> list[Any]:
-    """The values of all columns that are added."""
-    found = answers(result, fields)
-    if confidence:
-        found.append(None if result.confidence is None else round(result.confidence, 6))
-    return [*found, result.status.value, result.error]
+    `added` are the columns that are added, with their types; `source` is what a Parquet input is read from. Raises
+    `CallError` for columns that cannot be keys, and for Parquet where pyarrow is missing.
+    """
+    if form is not Format.PARQUET:
+        names = [column.name for column in added]
+        wanted = {"confidence": confidence, "decision": decision}
+        return make_writer(form, columns=columns, fields=fields, names=names, raw=raw, **wanted)
+    try:
+        from packer.parquet import ParquetWriter  # noqa: PLC0415  slow, and an extra
+    except ModuleNotFoundError as error:
+        raise CallError(NEEDS_PYARROW) from error
+    schema = None if source is None else source.schema
+    find = partial(fitted, fields=fields, columns=added, confidence=confidence, decision=decision)
+    return ParquetWriter(find, columns=columns, added=added, source=schema)
 
 
 def unguard(cell: str) -> str:
@@ -115,36 +122,41 @@ def encode_line(line: str) -> bytes:
 
 class _CsvWriter:
     def __init__(
-        self, columns: Sequence[str], fields: Sequence[str], names: Sequence[str], *, raw: bool, confidence: bool
+        self, columns: Sequence[str], names: Sequence[str], find: Callable[[Result], list[Any]], *, raw: bool
     ) -> None:
         self.guarded = 0
         self._columns = columns
-        self._fields = fields
+        self._find = find
         self._names = names
         self._raw = raw
-        self._confidence = confidence
         # The terminator is CRLF inside and LF outside: Python before 3.13 quotes a cell for its CR only where the
         # terminator holds one, and a bare CR makes a row that no reader takes.
         writer = csv.writer(_Echo(), lineterminator="\r\n")
         self._write: Callable[[Iterable[str]], Any] = writer.writerow
 
-    def header(self) -> str:
+    def header(self) -> bytes:
         return self._line([*self._columns, *self._names])
 
-    def row(self, row: Row, result: Result) -> str:
+    def row(self, row: Row, result: Result) -> bytes:
         values = row.values
-        cells = [_cell(values.get(name)) for name in self._columns] if isinstance(values, dict) else list(values)
-        cells.extend(map(_cell, _found(result, self._fields, confidence=self._confidence)))
+        if isinstance(values, dict):
+            values = [values.get(name) for name in self._columns]
+        cells = list(map(_cell, values))
+        cells.extend(map(_cell, self._find(result)))
         return self._line(cells)
 
-    def _line(self, cells: list[str]) -> str:
+    @staticmethod
+    def footer() -> bytes:
+        return b""
+
+    def _line(self, cells: list[str]) -> bytes:
         if not self._raw:
             for place, cell in enumerate(cells):
                 if cell and cell[0] in _FORMULA_STARTS and not _NUMBER.fullmatch(cell):
                     cells[place] = f"'{cell}"
                     self.guarded += 1
         line: str = self._write(cells)
-        return line[:-2] + "\n"
+        return encode_line(line[:-2] + "\n")
 
 
 class _Echo:
@@ -156,28 +168,30 @@ class _Echo:
 
 
 class _JsonWriter:
-    def __init__(
-        self, columns: Sequence[str], fields: Sequence[str], names: Sequence[str], *, confidence: bool
-    ) -> None:
+    def __init__(self, columns: Sequence[str], names: Sequence[str], find: Callable[[Result], list[Any]]) -> None:
         self.guarded = 0
         self._columns = columns
-        self._fields = fields
+        self._find = find
         self._names = names
-        self._confidence = confidence
         self._dump = json.JSONEncoder(ensure_ascii=False).encode
 
-    def header(self) -> str:
-        return ""
+    @staticmethod
+    def header() -> bytes:
+        return b""
 
-    def row(self, row: Row, result: Result) -> str:
-        found = _found(result, self._fields, confidence=self._confidence)
+    @staticmethod
+    def footer() -> bytes:
+        return b""
+
+    def row(self, row: Row, result: Result) -> bytes:
+        found = self._find(result)
         added = dict(zip(self._names, found, strict=True))
         if not row.raw:
-            return self._dump(dict(zip(self._columns, row.values, strict=True)) | added) + "\n"
+            return encode_line(self._dump(dict(zip(self._columns, row.values, strict=True)) | added) + "\n")
         # The object is not written anew but opened at its last brace: numbers, spaces and keys stay exactly what they
         # were, and it takes half the time.
         head = row.raw[:-1].rstrip()
-        return f"{head}{', ' if row.values else ''}{self._dump(added)[1:]}\n"
+        return encode_line(f"{head}{', ' if row.values else ''}{self._dump(added)[1:]}\n")
 
 
 def _cell(value: Any) -> str:
@@ -334,3 +348,20 @@ class OutputStream:
 
     def abandon(self) -> None:
         """Nothing: what is gone is gone."""
+
+
+def open_output(path: str | None, source: Format) -> tuple[Output, Format]:
+    """Where the rows of a table in the format `source` go, and in which format. Raises `CallError`."""
+    if source is Format.PARQUET:
+        source = Format.JSONL  # through a pipe, where Parquet is of no use
+    if path is None or path == "-":
+        return OutputStream(1), source
+    if is_streamed(path):  # /dev/null, a named pipe
+        try:
+            return OutputStream(os.open(path, os.O_WRONLY)), source
+        except OSError as error:
+            raise CallError(f"{path}: cannot be written: {error.strerror}") from error
+    if "\0" in path:
+        raise CallError(f"{path!r}: expected a file name")
+    form = format_of(path)
+    return OutputFile(Path(path)), form

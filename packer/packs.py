@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from packer.errors import CallError
+from packer.items import MAX_ITEMS_CEILING
 
-# The ceiling of reference measurements: beyond it every model tested loses accuracy clearly.
-MAX_ITEMS_CEILING = 100
 # The default of an untrusted job: what an attack can reach is one pack
 UNTRUSTED_ITEMS = 5
 
@@ -64,9 +63,10 @@ class Pack:
         return sum(question.bound for question in self.questions)
 
 
-def usual_items(*, untrusted: bool) -> int:
-    """How many items a pack holds where nobody says; fewer where the texts are `untrusted`."""
-    return UNTRUSTED_ITEMS if untrusted else PackLimits().max_items
+def usual_items(wanted: int | None = None, *, untrusted: bool) -> int:
+    """How many items a pack holds where a call says nothing: as the task has it (`wanted`), fewer where `untrusted`."""
+    items = PackLimits().max_items if wanted is None else wanted
+    return min(items, UNTRUSTED_ITEMS) if untrusted else items
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,12 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
 from packer.errors import CallError
+from packer.items import MAX_ITEMS_CEILING
+from packer.votes import MOST_VOTES
 
 PROGRAM = "prompt-packer"
-COMMANDS = "label, plan, models, evaluate or ledger"
+COMMANDS = "label, plan, models, calibrate, evaluate, report or ledger"
+SHAPES = ("line", "pair", "object")
 MOST_IN_FLIGHT = 256
 
 
@@ -92,6 +95,16 @@ def read_models(given: str) -> list[str]:
     raise argparse.ArgumentTypeError("expected names of models, separated by commas")
 
 
+def read_shapes(given: str) -> list[str]:
+    """Shapes of an answer, each once."""
+    return list(dict.fromkeys(one_of(*SHAPES)(name.strip()) for name in given.split(",")))
+
+
+def read_sizes(given: str) -> tuple[int, ...]:
+    """Sizes of packs, from small to large, each once."""
+    return tuple(sorted({whole(1, MAX_ITEMS_CEILING)(size.strip()) for size in given.split(",")}))
+
+
 def whole(least: int, most: int) -> Callable[[str], int]:
     """A reader of whole numbers from `least` to `most`."""
 
@@ -145,6 +158,19 @@ def read_usd(given: str) -> Decimal:
     if amount.is_finite() and Decimal("1e-9") <= amount <= 1_000_000:
         return amount
     raise argparse.ArgumentTypeError(f"expected US dollars above 0, like 2.50, got {given!r}")
+
+
+def read_votes(given: str) -> int:
+    """The most votes that an item gets."""
+    return int(one_of(*map(str, MOST_VOTES))(given))
+
+
+def read_target(given: str) -> float:
+    """A share that is less than all."""
+    share = _read_amount(given)
+    if share.is_finite() and 0 < share < 1:
+        return float(share)
+    raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, like 0.95, got {given!r}")
 
 
 def read_share(given: str) -> float:

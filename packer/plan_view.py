@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from packer.batch_files import MOST_LINES
 from packer.canaries import find_canaries
+from packer.doubting import price_of
 from packer.errors import CallError
 from packer.examples import describe_examples
 from packer.planning import Load, Plan, plan_job
@@ -36,7 +37,7 @@ def show_plan(order: Order, *, width: int) -> list[Line]:
         # what is wrong with a file is told before the price table and the vocabulary are loaded
         reader = Reader(order.input, text=order.text, id_column=order.id_column, encoding=order.encoding)
         undo.callback(reader.close)
-        ledger = _open_ledger(order.ledger)
+        ledger = open_ledger(order.ledger)
         if ledger is not None:
             undo.callback(ledger.close)
         quote, source = _find_price(order)
@@ -62,7 +63,7 @@ def _find_price(order: Order) -> tuple[Quote | None, str]:
     """The price of the job, as the runner finds it, and where it is from."""
     if order.model == "local" and order.base_url is None:
         return Quote(FREE, "this machine", "local"), "it runs on this machine"
-    given = order.price or order.task.price
+    given = order.price or order.task.price_of(order.model)
     if given is not None:
         return Quote(given, "", ""), "as given" if order.price is not None else "as the task file gives it"
     quote = find_quote(order.model)
@@ -75,7 +76,7 @@ def name_source(model: str, quote: Quote) -> str:
     return f"{quote.provider}'s list price" + ("" if is_plain else f" of {quote.model}")
 
 
-def _open_ledger(path: str) -> Ledger | None:
+def open_ledger(path: str) -> Ledger | None:
     """The ledger at `path`, to be read; None where there is none yet."""
     from packer.ledger import Ledger  # noqa: PLC0415  sqlite3
 
@@ -105,8 +106,10 @@ def _facts(
         share = Decimal(str(order.audit or 0))
         if order.audit is not None:
             yield "audit", _write_audit(plan.singles, price, share), ""
+        yield from _write_doubtful(order, plan, price)
         if order.budget_usd is not None and price is not None:
-            yield "budget", _write_budget(plan, price, order.budget_usd, spent, share), ""
+            top = "; doubtful labels come on top" if order.doubts else ""
+            yield "budget", _write_budget(plan, price, order.budget_usd, spent, share) + top, ""
         yield from _compare(plan, price, order.limits.max_items)
         if price is not None and price != FREE:
             shown = f"{format_price(price.input)} in, {format_price(price.output)} out per million tokens"
@@ -155,7 +158,7 @@ def _write_cost(order: Order, plan: Plan, price: Price | None, source: str) -> I
 
 def _write_batch(order: Order, plan: Plan) -> str:
     """What a Batch API takes, in money and in time."""
-    given = order.price or order.task.price
+    given = order.price or order.task.price_of(order.model)
     price, quote = find_batch_price(order.model, given), find_quote(order.model)
     rounds = -(-plan.packs.requests // MOST_LINES)
     days = f"{count_of(rounds, 'batch', 'batches')} of up to {MOST_LINES:,} requests, one after the other"
@@ -189,6 +192,42 @@ def _write_audit(singles: Load, price: Price | None, share: Decimal) -> str:
     requests = f"about {count_of(round(singles.requests * share), 'request')} more, each of one text"
     cost = singles.cost(price) * share if price is not None else None
     return f"{requests}, for about {format_usd(cost)}" if cost else requests
+
+
+def _write_doubtful(order: Order, plan: Plan, price: Price | None) -> Iterator[tuple[str, str, str]]:
+    """What doubtful labels cost besides, which hangs on how many there will be."""
+    tenth = Decimal("0.1")
+    if order.doubts:
+        again = _write_more(plan.packs.requests, None if price is None else plan.packs.cost(price))
+        limit = (
+            ""
+            if order.target_accuracy is not None
+            else f"; else those whose confidence is below {order.doubtful_below:g}"
+        )
+        yield "votes", f"where the gateway tells no confidence, every text is asked twice: {again}{limit}", ""
+        if order.vote is not None:
+            # a majority takes at least half of the votes besides the first
+            least = order.vote // 2
+            tenths = tenth * least
+            cost = None if price is None else plan.packs.cost(price) * tenths
+            more = _write_more(round(plan.packs.requests * tenths), cost)
+            yield "", f"for each 10 % of doubtful texts: {more} at the least, twice that at the most", ""
+    if order.escalate is not None:
+        strong = price_of(order)
+        if strong is None and (order.budget_usd is not None or order.limits.max_request_usd is not None):
+            raise refuse_unpriced(order.escalate)
+        requests, cost = plan.singles.requests, None if strong is None else plan.singles.cost(strong)
+        if order.target_accuracy is not None:
+            share = Decimal(min(order.sample, plan.asked)) / plan.asked
+            more = _write_more(round(requests * share), None if cost is None else cost * share)
+            yield "sample", f"{more}, each of one text, to learn what to escalate", ""
+        more = _write_more(round(requests * tenth), None if cost is None else cost * tenth)
+        yield "escalate", f"for each 10 % of texts that go to {order.escalate}: {more}, each of one text", ""
+
+
+def _write_more(requests: int, cost: Decimal | None) -> str:
+    price = "at an unknown cost" if cost is None else f"for about {format_usd(cost)}"
+    return f"about {count_of(requests, 'request')} more, {price}"
 
 
 def _write_budget(plan: Plan, price: Price, budget: Decimal, spent: Decimal, audited: Decimal) -> str:

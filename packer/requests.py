@@ -16,7 +16,7 @@ from packer.canaries import PER_PACK, Canary
 from packer.estimates import AnswerAllowance, TokenScale
 from packer.items import canonical_json, key_maker
 from packer.packs import Envelope, Pack, PackLimits, Question
-from packer.prompts import answer_schema, write_answer, write_system, write_user
+from packer.prompts import answer_schema, quote, write_answer, write_system, write_user
 from packer.task import Task
 from packer.usage import Price
 
@@ -26,6 +26,8 @@ PARAMETERS: Mapping[str, Any] = {"temperature": 0}
 _TEMPLATE_TOKENS = 32
 # A record's strings can be of any length: a guess to start from, replaced by the first answers
 _RECORD_ROW_TOKENS = 80
+# What a line costs besides its text: number, full stop and quotes in tokens; in bytes all but the quoted text
+_LINE_TOKENS, _LINE_BYTES = 5, 12
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 BoundTokens = Callable[[str], int]
@@ -84,12 +86,11 @@ class Requests:
 
     def questions(self, asked: Mapping[str, str]) -> Iterator[tuple[Question, str | None]]:
         """The texts of `asked` (by their keys) as questions, each with why it cannot be asked, None where it can."""
-        # a line costs its number, a full stop and quotes besides its text: about five tokens, seven bytes at most
         counts = self.count(list(asked.values()))
         # by the plain count: what one odd usage taught the scale fails no item
         envelope = self.envelope(1, scaled=False)
         for (key, text), tokens in zip(asked.items(), counts, strict=True):
-            question = Question(key, text, tokens + 5, self.bound(write_user([text], "")) + 2)
+            question = Question(key, text, tokens + _LINE_TOKENS, self.bound(quote(text)) + _LINE_BYTES)
             yield question, envelope.why_not(question)
 
     def canaries_in(self, items: int) -> int:

@@ -76,6 +76,8 @@ class Round:
     peak: int = field(default=0, init=False)
     slot_seconds: float = field(default=0.0, init=False)  # what was in flight, by how long
     work: float = field(default=0.0, init=False)  # of the answers; that of one without a token is 1
+    _waited: float = field(default=0.0, init=False)  # seconds in all
+    _waits: int = field(default=0, init=False)
     _in_flight: int = field(default=0, init=False)
     _now: float = field(default=0.0, init=False)
 
@@ -85,7 +87,8 @@ class Round:
         self.since, self.opens = (now, now + settle) if settle else (-math.inf, now)
         self.latency = Latency()
         self.tried = self.lost = self.carried = self.peak = 0
-        self.slot_seconds = self.work = 0.0
+        self.slot_seconds = self.work = self._waited = 0.0
+        self._waits = 0
 
     def carry(self, lost: int) -> None:
         """Count losses of the round before as this one's."""
@@ -107,6 +110,22 @@ class Round:
     def lose(self, now: float, *, seconds: float) -> None:
         """Book a request that ends now without an answer."""
         self.lost += self._end(now, seconds)
+
+    def waited(self, now: float, seconds: float) -> None:
+        """Book how long something that is taken now was ready, and waited for our own event loop."""
+        if now >= self.opens:
+            self._waited += seconds
+            self._waits += 1
+
+    @property
+    def lag(self) -> float:
+        """Seconds that what is ready waits for our own event loop, in the mean."""
+        return self._waited / self._waits if self._waits else 0.0
+
+    @property
+    def seconds_an_answer(self) -> float:
+        """The geometric mean, which a few slow ones do not move."""
+        return max(1e-3, math.exp(self.latency.mean) * self.work_an_answer)
 
     @property
     def ended(self) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from decimal import Decimal
@@ -21,7 +21,8 @@ from packer.audit import MAX_DISAGREEMENT, Audit, AuditResult
 from packer.auditing import ASK, Auditor, make_audit
 from packer.batches import BatchTransport
 from packer.canaries import find_canaries
-from packer.collecting import Collector, find_waiting
+from packer.cascade import Threshold
+from packer.collecting import find_waiting, make_sender
 from packer.connections import connect, name_provider
 from packer.crew import Crew
 from packer.desk import Desk
@@ -32,7 +33,7 @@ from packer.intake import Intake
 from packer.items import Item, Result
 from packer.job import Job
 from packer.ledger_batches import Waiting
-from packer.options import MOST_IN_FLIGHT, read_concurrency, read_usd
+from packer.options import MOST_IN_FLIGHT, Doubt, read_concurrency, read_usd
 from packer.packs import PackLimits, usual_items
 from packer.pricing import find_price, refuse_unpriced
 from packer.requests import Requests, make_keys, name_job
@@ -44,6 +45,8 @@ from packer.tokens import bound_tokens, count_tokens
 from packer.transport import Transport
 from packer.usage import FREE, Price
 from packer.verdicts import Request
+from packer.votes import DoubtResult
+from packer.voting import Jury, convene
 
 DEFAULT_LEDGER = "prompt-packer.db"
 _DEADLINE = 120.0  # seconds for one request, whatever happens on its way
@@ -63,7 +66,8 @@ class Runner:
     `limits` are given, and two of the task's canaries in each; `docs/untrusted.md` says what that detects and what not.
     `audit` is the share of packed items that are asked again, each alone; where more than `max_disagreement` of them
     get another answer, packs become smaller; `docs/quality.md` says how that is decided. None asks nothing again.
-    `confidence` asks the gateway for log-probabilities, so that results tell how sure the model was. `batch` sends
+    `confidence` asks the gateway for log-probabilities, so that results tell how sure the model was. `doubt` says what
+    is done about doubtful items, and asks for these too; None: the first answer counts. `batch` sends
     through the gateway's Batch API, at half price and within a day; `docs/batch.md` says how. What an earlier run has
     left in a batch is collected first; with `abandon_batches` it is in doubt instead, and asked again.
 
@@ -94,6 +98,7 @@ class Runner:
         confidence: bool = False,
         batch: bool = False,
         abandon_batches: bool = False,
+        doubt: Doubt | None = None,
     ) -> None:
         self.task = task
         self.model = model
@@ -101,18 +106,19 @@ class Runner:
         self._address = (base_url, api_key) if transport is None else None
         self._untrusted = untrusted
         self._canaries = find_canaries(task) if untrusted else {}
-        self._limits = limits or PackLimits(usual_items(untrusted=untrusted))
+        self._limits = limits or PackLimits(usual_items(task.max_items, untrusted=untrusted))
         self._price = self._given_price = price
         self._given_concurrency = concurrency
         self._batch = batch if transport is None else isinstance(transport, BatchTransport)
         self._abandons = abandon_batches
-        self._collector: Collector | None = None
         self._concurrency = read_concurrency(concurrency, model, batch=self._batch)
         self._on_doubt = on_doubt
         self._seed = seed
         self._linger = linger
-        self._confidence = confidence
-        self._audit = make_audit(audit, max_disagreement, cap=self._limits.max_items, seed=seed)
+        self._confidence = confidence or doubt is not None
+        self._doubt = doubt
+        self._jury: Jury | None = None
+        self._audit = None if audit is None else make_audit(audit, max_disagreement, self._limits, seed)
         self._auditor: Auditor | None = None
         self._teller = Teller(on_event, self._listener_failed)
         self._desk = Desk(
@@ -181,7 +187,7 @@ class Runner:
         if self._address is None:
             sibling._address = None
         sibling._ask, sibling._desk, sibling._leads, sibling._undo = ask, self._desk, False, AsyncExitStack()
-        sibling._teller = Teller(self._desk.tell, self._listener_failed, ask=ask)
+        sibling._teller = Teller(self._desk.hear, self._listener_failed, ask=ask)
         return sibling
 
     async def __aenter__(self) -> Self:
@@ -192,6 +198,9 @@ class Runner:
             self._emit(JobStarted(self._number, self.model, self.task.fingerprint))
             if self._audit is not None:
                 await self._open_audit(self._audit)
+            if self._doubt is not None:
+                shared = (self._job, self._crew, self._desk)
+                self._jury = await convene(self._doubt, self.sibling, *shared, seed=self._seed)
         except BaseException:  # a Ctrl-C inside the listener, too: nobody will leave what was not entered
             await self._undo.aclose()
             raise
@@ -210,7 +219,7 @@ class Runner:
             if self._leads:
                 self._desk.is_open = False
                 self._account.stop_waiting(reason)
-            self._leave_batches()
+            self._sender.leave()
             for crew in [*self._desk.crews] if self._leads else [self._crew]:
                 await crew.wait()
         finally:
@@ -240,7 +249,7 @@ class Runner:
         """Send nothing more: what is in flight is kept, all other items become pending."""
         self._intake.send_lingering()
         self._job.stop(reason)
-        self._leave_batches()
+        self._sender.leave()
         self._account.wake()
 
     @property
@@ -259,6 +268,20 @@ class Runner:
             return None
         await self._auditor.finish()
         return self._auditor.audit.result()
+
+    def doubts(self) -> DoubtResult | None:
+        """What has come of doubtful items so far; None where nothing is doubted."""
+        return None if self._jury is None else self._jury.result()
+
+    async def certify(self, texts: Iterable[str], *, gold: Mapping[str, str] | None = None) -> Threshold:
+        """Ask for a random sample of the job's texts in both ways, and keep cheap answers by what comes of it.
+
+        `gold` has the right label of each of `texts`, normalised; None: the stronger model is right. To be called
+        before anything else is asked. Raises `CallError` without a target in `doubt`.
+        """
+        if self._jury is None:
+            raise CallError("certify: expected a Doubt with a target")
+        return await self._jury.certify(self, texts, gold)
 
     async def _open(self) -> None:
         desk, route = self._desk, None
@@ -288,16 +311,14 @@ class Runner:
         if transport is None:
             if self._address is None:
                 raise CallError(f"model {self.model}: expected its transport, because the main runner was given one")
-            base_url, api_key = self._address
-            transport = connect(
-                self.model, base_url=base_url, api_key=api_key, connections=MOST_IN_FLIGHT, batch=self._batch
-            )
+            url, key = self._address
+            transport = connect(self.model, base_url=url, api_key=key, connections=MOST_IN_FLIGHT, batch=self._batch)
         self._desk.undo.push_async_callback(transport.aclose)
         return transport
 
     def _find_price(self) -> Price | None:
         # a task file's price is that of the model that it was written for
-        own = self.task.price if self._leads else None
+        own = self.task.price_of(self.model) if self._leads else None
         return own or find_price(self.model)
 
     def _make_job(self, route: Route) -> Job:
@@ -316,12 +337,8 @@ class Runner:
 
     def _join(self, account: Account, job: Job, waiting: list[Waiting]) -> None:
         self._job, self._account = job, account
-        known, transport = asyncio.Event(), job.route.transport
-        self._intake = Intake(job, self._desk.journal, self._crew, linger=self._linger, known=known)
-        if isinstance(transport, BatchTransport):
-            self._collector = Collector(job, self._desk, transport, waiting, tell=self._emit, known=known)
-        else:
-            known.set()
+        self._intake = Intake(job, self._desk.journal, self._crew, linger=self._linger)
+        self._sender = make_sender(job, self._desk, waiting, tell=self._emit, known=self._intake.known)
         account.members.append(job)
         self._undo.callback(account.members.remove, job)
         self._desk.crews.append(self._crew)
@@ -331,27 +348,15 @@ class Runner:
         if stopped is not None:
             job.stop(stopped)
         self._crew.start(self._dispatch(), serves=True)
-        if self._collector is not None:
-            self._crew.start(self._collector.collect())
-
-    def _leave_batches(self) -> None:
-        if self._collector is not None:
-            self._collector.transport.leave()
+        self._crew.start(self._sender.collect())
 
     async def _open_audit(self, audit: Audit) -> None:
         alone = self.sibling(ASK, limits=replace(self._limits, max_items=1))
         await alone.__aenter__()  # it is left when the desk closes
-        auditor = Auditor(
-            audit,
-            self._job,
-            self._desk.journal,
-            ask=alone.submit,
-            make_key=make_keys(self.task, self.model, ASK),
-            tell=self._emit,
-        )
-        self._auditor = auditor
-        self._job.witnesses.append(auditor)
-        self._undo.push_async_callback(auditor.close)
+        make_key, journal = make_keys(self.task, self.model, ASK), self._desk.journal
+        self._auditor = Auditor(audit, self._job, journal, ask=alone.submit, make_key=make_key, tell=self._emit)
+        self._job.witnesses.append(self._auditor)
+        self._undo.push_async_callback(self._auditor.close)
 
     async def _end(self) -> None:
         try:
@@ -378,7 +383,7 @@ class Runner:
             while (request := self._job.next_request(now, flush=not wait)) is not None:
                 self._crew.start(self._attempt(request))
             if self._job.stopped is not None:
-                self._leave_batches()
+                self._sender.leave()
             self._tell_changes()
             self._set_timer([self._job.next_wake(now), wait or None])
             await self._wake.wait()
@@ -411,7 +416,7 @@ class Runner:
         began = self._loop.time()
         ended: Reply | TransportError
         try:
-            ended = await self._send(request)
+            ended = await self._sender.send(request, deadline=_DEADLINE)
         except TransportError as error:
             ended = error
         except StillWaiting as left:
@@ -428,11 +433,6 @@ class Runner:
             self._emit(CanaryHit(request.attempt, len(request.pack), verdict.missed))
         failpoints.reach("verdict: applied")
         self._account.wake()
-
-    async def _send(self, request: Request) -> Reply:
-        if self._collector is not None:
-            return await self._collector.send(request, deadline=_DEADLINE)
-        return await self._job.route.transport.send(request.prompt, deadline=_DEADLINE)
 
     # What can be observed
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from packer.items import Item, Result, Status, normalise_text
+from packer.items import Decision, Item, Result, Status, normalise_text
 from packer.task import Task
 
 # Failed texts that are remembered, so that their copies are not paid for again; a bound, not a promise
@@ -36,12 +36,36 @@ class Slot:
             self.wake()
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An item's first answer, as in `Result`."""
+
+    label: str | None
+    record: Any
+    known: bool
+    confidence: float | None
+
+
+class Jury(Protocol):
+    """Whoever may doubt an answer, and then gives the board another one for its key, once."""
+
+    def doubts(self, key: str, text: str, answer: Answer) -> bool:
+        """Whether it takes the item, which waits until it decides."""
+
+    def leave(self, keys: set[str]) -> set[str]:
+        """Nobody wants these any more; those that it had taken and gives up."""
+
+
 @dataclass(slots=True)
 class Board:
-    """The slots that wait, by the key of their text, and how many have ended in each state."""
+    """The slots that wait, by the key of their text, and how many have ended in each state.
+
+    `jury` None: an answer ends its item at once.
+    """
 
     task: Task
     make_key: Callable[[str], str]
+    jury: Jury | None = field(default=None, init=False)
     items: int = field(default=0, init=False)
     known: int = field(default=0, init=False)
     counts: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0), init=False)
@@ -84,7 +108,23 @@ class Board:
                 self.items -= 1
                 if not waiting:
                     left.add(slot.key)
+        if self.jury is not None and left:
+            for key in self.jury.leave(left):
+                self.drop(key)
+                left.remove(key)
         return left
+
+    def tally(self) -> tuple[int, int, dict[Status, int]]:
+        """Items, known ones, and ends by their state."""
+        return self.items, self.known, dict(self.counts)
+
+    def reset(self, tally: tuple[int, int, dict[Status, int]]) -> None:
+        """Count from `tally` on again."""
+        self.items, self.known, self.counts = tally
+
+    def count_waiting(self) -> int:
+        """The texts that have no result yet."""
+        return len(self._waiting)
 
     def drop(self, key: str) -> None:
         """Forget a key for which nobody waits and nothing is in flight."""
@@ -99,14 +139,34 @@ class Board:
         return unwanted
 
     def answer(self, key: str, value: Any, *, known: bool, confidence: float | None = None) -> None:
-        """End all who wait for `key` with its answer; `known` where it cost nothing now."""
+        """End all who wait for `key` with its answer, unless the jury doubts it; `known` where it cost nothing now."""
         try:
             label, record = self.task.load(value)
         except Exception:  # noqa: BLE001  a model's validators are the user's code
             self.fail(key, "the ledger's record for this text no longer passes the task's model")
             return
+        if self.jury is not None and (waiting := self._waiting[key]):
+            text = normalise_text(waiting[0].item.text)
+            if self.jury.doubts(key, text, Answer(label, record, known, confidence)):
+                return
+        self.decide(key, label, record, known=known, confidence=confidence)
+
+    def decide(
+        self,
+        key: str,
+        label: str | None,
+        record: Any,
+        *,
+        known: bool,
+        confidence: float | None,
+        decision: Decision = Decision.FIRST,
+        votes: int = 1,
+    ) -> None:
+        """End all who wait for `key` with an answer that nobody doubts any more."""
         for slot in self._waiting.pop(key):
-            self._end(slot, Status.LABELLED, label=label, record=record, known=known, confidence=confidence)
+            self.counts[Status.LABELLED] += 1
+            self.known += known
+            slot.end(Result(slot.item, Status.LABELLED, label, record, "", known, confidence, decision, votes))
             known = True  # the copies of a text cost nothing
 
     def fail(self, key: str, reason: str) -> None:
@@ -121,17 +181,6 @@ class Board:
         for slot in self._waiting.pop(key):
             self._end(slot, status, error=error)
 
-    def _end(
-        self,
-        slot: Slot,
-        status: Status,
-        *,
-        label: str | None = None,
-        record: Any = None,
-        error: str = "",
-        known: bool = False,
-        confidence: float | None = None,
-    ) -> None:
+    def _end(self, slot: Slot, status: Status, *, error: str) -> None:
         self.counts[status] += 1
-        self.known += known
-        slot.end(Result(slot.item, status, label, record, error, known, confidence))
+        slot.end(Result(slot.item, status, error=error))

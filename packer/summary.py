@@ -14,11 +14,12 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from packer.audit import AuditResult
+from packer.columns import answers
 from packer.events import Statistics
 from packer.exchange import ChargeSource
 from packer.items import Result, Status
-from packer.outputs import answers
 from packer.usage import format_usd
+from packer.votes import DoubtResult
 
 _SPACE = re.compile(r"[ \t\n\r\v\f\x85\u2028\u2029]+")
 _UNSHOWN = re.compile(
@@ -34,7 +35,7 @@ _SOURCES = {
 }
 _REASONS_SHOWN = 2
 # That a fact may take: a reason is a stranger's word, and may be long
-_LINES = {"audit": 4, "batch": 4, "cost": 3, "failed": 1, "stopped": 3}
+_LINES = {"audit": 4, "batch": 4, "votes": 3, "cost": 3, "doubtful": 3, "failed": 1, "stopped": 3}
 
 
 def show_text(text: str) -> str:
@@ -130,7 +131,7 @@ class Ending:
     `renamed` are columns that got another name; `guarded` counts CSV cells with an apostrophe before a formula;
     `stopped` is why the job ended before its end, empty where it did not; `on_screen` tells that the rows went nowhere
     but to the screen; `audit` is what came of one; `unsure` counts labelled items whose confidence was asked for and is
-    not known.
+    not known; `doubt` is what came of doubtful labels.
     """
 
     earlier: Statistics
@@ -146,6 +147,7 @@ class Ending:
     on_screen: bool = False
     audit: AuditResult | None = None
     unsure: int = 0
+    doubt: DoubtResult | None = None
 
 
 def write_summary(ending: Ending, *, width: int) -> list[Line]:
@@ -183,13 +185,15 @@ def _facts(ending: Ending) -> Iterator[tuple[str, str, str]]:
         yield "canaries", f"hit in {count_of(now.canary_hits, 'pack')}: those items were asked one by one", "yellow"
     if ending.audit is not None:
         yield "audit", _write_audit(ending.audit, now.pack_size), "yellow" if ending.audit.broken else ""
+    if ending.doubt is not None:
+        yield from _write_doubtful(ending.doubt)
     yield "cost", _write_cost(ending), ""
     if now.doubt_requests:
         yield "in doubt", _write_doubt(now), "yellow"
     if levels := _write_levels(now):
         yield "in flight", levels, ""
     rate = f", {now.items / now.seconds:,.1f} items a second" if now.seconds > 0 and now.items else ""
-    yield "time", f"{_write_seconds(now.seconds)}{rate}", ""
+    yield "time", f"{write_seconds(now.seconds)}{rate}", ""
     if now.refused_settings:
         yield "refused", f"the gateway does not take {', '.join(now.refused_settings)}; it was left out", ""
     for given, chosen in ending.renamed:
@@ -281,6 +285,27 @@ def _write_audit(audit: AuditResult, size: int) -> str:
     return f"{same}: {changed}; {verdict}"
 
 
+def _write_doubtful(found: DoubtResult) -> Iterator[tuple[str, str, str]]:
+    """What came of doubtful labels."""
+    if found.asked_again:
+        again = f"{count_of(found.asked_again, 'text')} asked again, {count_of(found.votes, 'further answer')} counted"
+        yield "votes", f"{again}; {_write_price(found.vote_requests, found.vote_usd)}", ""
+    if found.escalated:
+        alone = f"{count_of(found.escalated, 'text')} labelled by the stronger model, {found.overruled:,} otherwise"
+        yield "escalated", f"{alone}; {_write_price(found.escalate_requests, found.escalate_usd)}", ""
+    if found.asked_again or found.escalated:
+        yield "changed", f"{count_of(found.changed, 'label')} of these are not what was answered first", ""
+    if found.doubtful:
+        cut = f"; {count_of(found.cut, 'answer')} could not be asked for: {found.stopped}" if found.cut else ""
+        yield "doubtful", f"{count_of(found.doubtful, 'label')} still: the column decision says which{cut}", "yellow"
+
+
+def _write_price(requests: int, usd: Decimal | None) -> str:
+    if not requests:
+        return "nothing was asked in this run"
+    return f"{count_of(requests, 'request')}, {'at an unknown cost' if usd is None else format_usd(usd)}"
+
+
 def _write_doubt(now: Statistics) -> str:
     lost = f"{count_of(now.doubt_requests, 'request')} with {count_of(now.doubt_texts, 'text')}"
     if not now.in_doubt:
@@ -302,7 +327,8 @@ def _write_levels(now: Statistics) -> str:
     return "; ".join(parts)
 
 
-def _write_seconds(seconds: float) -> str:
+def write_seconds(seconds: float) -> str:
+    """A duration for a person."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

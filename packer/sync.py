@@ -32,12 +32,18 @@ def label(
     Raises `CallError` for what is wrong with the call, `LedgerError`, and `StoppedError` where the job stopped before
     its end: its `results` hold every item's state, and the same call again goes on where it stopped.
     """
-    if (labels is None) == (task is None):
-        raise CallError("expected either labels or a task, got " + ("neither" if labels is None else "both"))
+    task = choose_task(labels, task)
     if isinstance(items, str):
         raise CallError("expected a list of texts, got one text")
-    runner = Runner(Task(labels) if task is None else task, model=model, **options)
+    runner = Runner(task, model=model, **options)
     return _run(_label(runner, items))
+
+
+def choose_task(labels: Any, task: Task | None) -> Task:
+    """The task that is given, whole or by its labels. Raises `CallError` where it is not one of the two."""
+    if (labels is None) == (task is None):
+        raise CallError("expected either labels or a task, got " + ("neither" if labels is None else "both"))
+    return Task(labels) if task is None else task
 
 
 async def _label(runner: Runner, items: Iterable[Item | str]) -> list[Result]:

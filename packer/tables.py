@@ -20,15 +20,20 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from packer.errors import CallError, InputError
 from packer.seen import Seen
+
+if TYPE_CHECKING:
+    from packer.parquet import ParquetSource
 
 # No line and no cell is longer. It bounds memory where a quote is never closed; a text that is too long to be asked is
 # far shorter, and is failed with its reason instead of being refused here.
 MAX_LINE = 16 * 1024 * 1024
 _TOO_LONG = f"more than {MAX_LINE // 1024 // 1024} million characters"
+
+NEEDS_PYARROW = "Parquet needs pyarrow, which is not installed: pip install 'prompt-packer[parquet]'"
 
 _CHUNK = 64 * 1024
 _PATIENCE = 0.2  # seconds
@@ -44,23 +49,31 @@ class Format(StrEnum):
 
     CSV = "CSV"
     JSONL = "JSONL"
+    PARQUET = "Parquet"
 
 
-_ENDINGS = {".csv": Format.CSV, ".jsonl": Format.JSONL, ".ndjson": Format.JSONL}
+_ENDINGS = {
+    ".csv": Format.CSV,
+    ".jsonl": Format.JSONL,
+    ".ndjson": Format.JSONL,
+    ".parquet": Format.PARQUET,
+}
+_PARQUET_START = b"PAR1\x15"  # no table of texts begins so: the fifth byte opens a page or the footer
 
 
 class Row(NamedTuple):
     """One row of the input.
 
-    `line` is where it begins, from 1. `text` is what is asked; an absent or null text of JSONL is an empty one,
-    and so is each where no text column was named. `id` is None where no id column was named. `values` are the CSV cells
-    in the header's order, or the JSON object; `raw` is the object as it stands in the file, empty for CSV.
+    `line` is where it begins, from 1; of Parquet, which has no lines, its number. `text` is what is asked; an absent or
+    null text of JSONL or Parquet is an empty one, and so is each where no text column was named. `id` is None where no
+    id column was named. `values` are the cells in the columns' order, or the JSON object; `raw` is the object as it
+    stands in the file, else empty.
     """
 
     line: int
     text: str
     id: str | None
-    values: Sequence[str] | Mapping[str, Any]
+    values: Sequence[Any] | Mapping[str, Any]
     raw: str
 
 
@@ -75,7 +88,7 @@ def format_of(path: str) -> Format:
     """The format that a file's ending names. Raises `CallError`."""
     found = _ENDINGS.get(Path(path).suffix.lower())
     if found is None:
-        raise CallError(f"{path}: expected a name that ends in .csv, .jsonl or .ndjson")
+        raise CallError(f"{path}: expected a name that ends in .csv, .jsonl, .ndjson or .parquet")
     return found
 
 
@@ -94,8 +107,9 @@ class Reader:
     """The rows of one table, each once, in order, read as they are asked for.
 
     `path` is a file, or `-` for standard input; a pipe without an ending is JSONL when it begins with `{`, else CSV.
-    `text` and `id` name columns, None none. `columns` are the CSV header, or the keys of the first JSON object; `text`
-    must be one of them, though a later object may lack it. A blank line is no row.
+    `text` and `id` name columns, None none. `columns` are the CSV header, the columns of a Parquet file, or the keys of
+    the first JSON object; `text` must be one of them, though a later object may lack it. A blank line is no row.
+    `parquet` is the source of a Parquet file's rows, else None.
 
     Raises `CallError` on opening, and `InputError` with the line on opening and while iterating. Iterate once.
     """
@@ -111,26 +125,37 @@ class Reader:
         ending = None if path == "-" else _ENDINGS.get(Path(path).suffix.lower())
         self._file = _open(path)
         self._ids: Seen | None = None
+        self._unit = "line"
+        self.parquet: ParquetSource | None = None
+        self.format: Format
+        self.columns: tuple[str, ...]
         try:
             if ending is None and not self._streamed:
                 format_of(path)
-            lines = self._read_lines()
-            first, self._line = self._find_first(lines)
-            self._lines = itertools.chain((first,), lines)
-            self.format = ending or (Format.JSONL if first.lstrip().startswith("{") else Format.CSV)
-            self.columns: tuple[str, ...]
-            if self.format is Format.CSV:
-                # a limit of the whole process: the module has no other one
-                csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
-                self._cells = csv.reader(self._lines, strict=True)
-                self.columns = tuple(self._next_cells()[1] or ())
-                self._rows = self._csv_rows()
+            if ending is Format.PARQUET:
+                self.format, self._unit, self._line = ending, "row", 0
+                self.parquet = self._open_parquet()
+                self.columns = self.parquet.columns
+                self._rows = self._parquet_rows(self.parquet)
             else:
-                self.columns = tuple(self._parse(first.strip(), self._line))
-                self._rows = self._json_rows()
+                lines = self._read_lines()
+                first, self._line = self._find_first(lines)
+                self._lines = itertools.chain((first,), lines)
+                self.format = ending or (Format.JSONL if first.lstrip().startswith("{") else Format.CSV)
+                if self.format is Format.CSV:
+                    # a limit of the whole process: the module has no other one
+                    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
+                    self._cells = csv.reader(self._lines, strict=True)
+                    self.columns = tuple(self._next_cells()[1] or ())
+                    self._rows = self._csv_rows()
+                else:
+                    self.columns = tuple(self._parse(first.strip(), self._line))
+                    self._rows = self._json_rows()
             for column in (text, id_column):
                 if column is not None:
                     self.check_column(column)
+            if self.parquet is not None and text is not None:
+                self.parquet.check_text(text)
             self._ids = None if id_column is None else Seen()
         except BaseException:
             self.close()
@@ -158,7 +183,7 @@ class Reader:
             self._ids.close()
 
     def _fault(self, line: int, message: str) -> InputError:
-        return InputError(f"{self.name}: line {line}: {message}", line=line)
+        return InputError(f"{self.name}: {self._unit} {line}: {message}", line=line)
 
     def _find_first(self, lines: Iterator[str]) -> tuple[str, int]:
         for number, given in enumerate(lines, 1):
@@ -175,6 +200,8 @@ class Reader:
             chunk = self._read_chunk(max(_CHUNK, len(tail)))
             if self._ended:
                 return
+            if offset == 0 and chunk.startswith(_PARQUET_START):
+                raise InputError(f"{self.name}: this is Parquet; expected a file whose name ends in .parquet, no pipe")
             offset += len(chunk)
             wrong: UnicodeDecodeError | None = None
             state = self._decoder.getstate()
@@ -222,7 +249,8 @@ class Reader:
         if found == 1:
             return
         if found:
-            raise self._fault(self._line, f"two columns are named {column!r}; expected one")
+            message = f"two columns are named {column!r}; expected one"
+            raise self._fault(self._line, message) if self._line else InputError(f"{self.name}: {message}")
         columns = self.columns
         near = difflib.get_close_matches(column, columns, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -230,7 +258,7 @@ class Reader:
         if other and self.format is Format.CSV:
             hint = f"; expected commas between the cells, these look like {other!r}"
         shown = ", ".join(map(repr, columns[:10])) + (f" and {len(columns) - 10} more" if len(columns) > 10 else "")
-        raise InputError(f"{self.name}: no column {column!r}{hint} (it has {shown})", line=self._line)
+        raise InputError(f"{self.name}: no column {column!r}{hint} (it has {shown})", line=self._line or None)
 
     def _next_cells(self) -> tuple[int, list[str] | None]:
         line = self._line + self._cells.line_num
@@ -284,10 +312,29 @@ class Reader:
                 raise self._fault(line, f"expected a text in {self._text!r}, got {_kind(text)}")
             key: str | None = None
             if self._id is not None:
-                value = values.get(self._id)
-                key = value if isinstance(value, str) else "" if value is None else json.dumps(value)
-                self._add_id(key, line)
+                key = self._read_id(values.get(self._id), line)
             yield Row(line, text, key, values, raw)
+
+    def _open_parquet(self) -> ParquetSource:
+        if self._streamed:
+            raise InputError(f"{self.name}: Parquet cannot be read from a pipe: its end comes first; expected a file")
+        try:
+            from packer.parquet import ParquetSource  # noqa: PLC0415  slow, and an extra
+        except ModuleNotFoundError as error:
+            raise CallError(NEEDS_PYARROW) from error
+        return ParquetSource(self._file, self.name)
+
+    def _parquet_rows(self, source: ParquetSource) -> Iterator[Row]:
+        for number, record in enumerate(source.rows(text=self._text, id_column=self._id), 1):
+            if self._ended:
+                return
+            key = None if self._id is None else self._read_id(record.id, number)
+            yield Row(number, record.text or "", key, record.cells, "")
+
+    def _read_id(self, value: Any, line: int) -> str:
+        key = value if isinstance(value, str) else "" if value is None else json.dumps(value)
+        self._add_id(key, line)
+        return key
 
     def _add_id(self, key: str, line: int) -> None:
         assert self._ids is not None, "an id column is read only where one was named"
@@ -295,7 +342,7 @@ class Reader:
             raise self._fault(line, f"no id in column {self._id!r}")
         before = self._ids.add(key, line)
         if before is not None:
-            raise self._fault(line, f"the id {key!r} stands on line {before} already")
+            raise self._fault(line, f"the id {key!r} stands on {self._unit} {before} already")
 
 
 def name_source(path: str, *, text: str) -> str:
@@ -308,13 +355,13 @@ def check_table(reader: Reader) -> Checked:
 
     Raises `InputError` for the first thing that is wrong with it: the encoding, a broken row, an id given twice.
     """
-    columns = dict.fromkeys(reader.columns)
+    known = dict.fromkeys(reader.columns)  # of JSONL, to which later rows may add; CSV may have one name twice
     rows = 0
     for row in reader:
         rows += 1
-        if isinstance(row.values, dict) and not row.values.keys() <= columns.keys():
-            columns.update(dict.fromkeys(row.values))
-    return Checked(rows, tuple(columns))
+        if isinstance(row.values, dict) and not row.values.keys() <= known.keys():
+            known.update(dict.fromkeys(row.values))
+    return Checked(rows, tuple(known) if reader.format is Format.JSONL else reader.columns)
 
 
 def refuse_new_keys(reader: Reader, *, names: Collection[str], fixed: bool) -> Iterator[Row]:

@@ -5,6 +5,7 @@ A task is checked when it is made, once: what is wrong is a `TaskError` that nam
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
@@ -22,14 +23,14 @@ import pydantic
 from pydantic_core import PydanticCustomError
 
 from packer.errors import TaskError, read_first_error
-from packer.items import canonical_json, normalise_text
+from packer.items import MAX_ITEMS_CEILING, canonical_json, normalise_text
 from packer.usage import Price
 
 if TYPE_CHECKING:
     from packer.records import Record
 
 # Part of the fingerprint: a change to what prompts.py writes is a change to what the model answers.
-PROMPT_FORMAT = 1
+PROMPT_FORMAT = 2
 _MOST_USD = 1_000_000
 
 LabelsLike: TypeAlias = Mapping[str, str] | Iterable[str] | type[Enum] | Any  # Any: a Literal[...] form
@@ -98,13 +99,41 @@ class TaskFile(pydantic.BaseModel):
         text: str
         label: str
 
+    class FileCalibration(pydantic.BaseModel):
+        """What `calibrate` chose by: `advice` is its sentence, `settings` the table. Only people read it."""
+
+        model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+
+        class FileSetting(pydantic.BaseModel):
+            """A setting: of `items`, `differing` got another answer than alone; at most `at_most` do, 95 % sure."""
+
+            model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+
+            model: str
+            shape: Literal["object", "pair", "line"]
+            max_items: int
+            items: int
+            differing: int
+            at_most: float | None = None
+            usd_per_million: float | None = None
+            outcome: Literal["singles", "keeps", "breaks", "unclear", "not asked"]
+
+        advice: str
+        sample: int
+        seed: int
+        max_disagreement: float
+        settings: list[FileSetting]
+
     instructions: str = ""
     labels: dict[str, str] | list[str] | None = None
     record: dict[str, Any] | None = None
     examples: list[FileExample] = []
     canaries: list[FileCanary] = []
     shape: Literal["object", "pair", "line"] | None = None
+    max_items: Annotated[int, pydantic.Field(ge=1, le=MAX_ITEMS_CEILING)] | None = None
+    model: Annotated[str, pydantic.Field(min_length=1)] | None = None
     price: FilePrice | None = None
+    calibration: FileCalibration | None = None
 
 
 class Task:
@@ -113,7 +142,8 @@ class Task:
     `labels` is a list of names, a mapping from name to description, an Enum (its string values, else its names) or a
     `Literal[...]`; `record` is a pydantic model or a JSON Schema of an object. Exactly one of the two is given.
     `examples` are `Example`s or (text, answer) pairs. `shape` None means the most compact that the task allows.
-    `price` is that of the model which will be asked, None where the price table is to know it; it changes no answer.
+    `max_items` is the size of packs where a call says nothing else, and `model` who the command asks likewise. `price`
+    is that of the model, None where the price table is to know it. None of the three is part of the fingerprint.
     `canaries` are texts with their right labels, in the same form, that only an untrusted job asks: they stand among
     the items as neighbours do, and are no more part of the fingerprint than those.
 
@@ -130,6 +160,8 @@ class Task:
         shape: AnswerShape | str | None = None,
         price: Price | None = None,
         canaries: Iterable[Example | tuple[str, str]] = (),
+        max_items: int | None = None,
+        model: str | None = None,
     ) -> None:
         if (labels is None) == (record is None):
             raise TaskError("", "expected either labels or a record, got " + ("neither" if labels is None else "both"))
@@ -145,6 +177,19 @@ class Task:
         self.examples = tuple(self._read_examples(examples, "examples"))
         self.canaries = tuple(self._read_canaries(canaries))
         self.price = price
+        self.max_items = max_items
+        self.model = model
+
+    def shaped(self, shape: AnswerShape) -> Task:
+        """The same task, whose answers are written in `shape`. Raises `TaskError` where that cannot be."""
+        task = copy.copy(self)
+        task.shape = _read_shape(shape, is_record=self.record_schema is not None)
+        task.__dict__.pop("fingerprint", None)  # it is remembered, and it covers the shape
+        return task
+
+    def price_of(self, model: str) -> Price | None:
+        """The price, where it is that of `model`: a task that names no model is for whoever is asked."""
+        return self.price if self.model in {None, model} else None
 
     def match_label(self, answer: str) -> str | None:
         """The task's spelling of a label that a model wrote; None where it is not one of the labels.
@@ -169,6 +214,8 @@ class Task:
             shape=self.shape,
             price=self.price,
             canaries=self.canaries,
+            max_items=self.max_items,
+            model=self.model,
         )
 
     def load(self, value: Any) -> tuple[str | None, Any]:
@@ -307,6 +354,8 @@ def _task_from(content: TaskFile) -> Task:
         shape=content.shape,
         price=None if price is None else Price(price.input, price.output, price.cached_input),
         canaries=[Example(canary.text, canary.label) for canary in content.canaries],
+        max_items=content.max_items,
+        model=content.model,
     )
 
 

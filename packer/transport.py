@@ -241,6 +241,8 @@ class GatewayTransport(HttpTransport):
         self._options: dict[str, Any] = {"api_key": PLACEHOLDER, "base_url": base_url, "max_retries": 0}
         self._client: AsyncOpenAI | None = None
         self._raw: Any = None
+        # whole: the SDK parses an address three times more to join it from two parts
+        self._url = f"{base_url.rstrip('/')}/chat/completions"
 
     def _open(self) -> None:
         if self._client is None:
@@ -253,7 +255,7 @@ class GatewayTransport(HttpTransport):
     async def _ask(self, prompt: Prompt, dialect: Dialect) -> None:
         assert self._client is not None
         # The bare post: the SDK's documented ways to the headers take twice the CPU, and the wire has read them already
-        await self._client.post("/chat/completions", cast_to=self._raw, body=self._write(prompt, dialect))
+        await self._client.post(self._url, cast_to=self._raw, body=self._write(prompt, dialect))
 
     def _write(self, prompt: Prompt, dialect: Dialect) -> dict[str, Any]:
         body: dict[str, Any] = {

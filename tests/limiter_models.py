@@ -55,13 +55,14 @@ class Gateway:
     """What a gateway does with one request more.
 
     `slots` is where the cliff stands, by time. `over` says what happens beyond it: "refuse" (429), "fail" (503),
-    "crowd" (503, and those who wait for theirs count as load), "divide" (the speed is divided by the load to the power
-    of `power`: 1 keeps the throughput, 2 lets it fall), "stall" (ten times slower for all), "stick" (ten times slower
-    for those who come), "wait" (first come, first served) or nothing. A refusal or failure takes `quick` seconds.
-    `refused` and `failed` are shares that have nothing to do with the load, `slow` is a factor on all latencies, by
-    time each. `per_minute` and `tokens_per_minute` are buckets, which `tells` tells of in headers; others take
-    a share of them. `cold` is what the
-    first answer takes on top, `ideal` the answers a second of a client that knows all this.
+    "crowd" (503, and those who wait for theirs count as load), "divide" (the speed is divided by the load to the
+    power of `power`: 1 keeps the throughput, 2 lets it fall), "stall" (ten times slower for all), "stick" (ten
+    times slower for those who come), "wait" (first come, first served) or nothing. A refusal or failure takes
+    `quick` seconds, and a refusal tells `retry_after`. `refused` and `failed` are shares that have nothing to do
+    with the load, `slow` is a factor on all latencies, by time each. `per_minute` and `tokens_per_minute` are
+    buckets, which `tells` tells of in headers; others take a share of them. `cold` is what the first answer takes
+    on top. Each answer takes `ours` seconds of the client's one core, one after the other, and something else there
+    makes it wait for `busy` seconds four times. `ideal` are the answers a second of a client that knows all this.
     """
 
     ideal: Schedule
@@ -70,12 +71,15 @@ class Gateway:
     over: str = ""
     power: float = 1.0
     quick: float = 0.05
+    retry_after: float | None = None
     refused: Schedule = NONE
     failed: Schedule = NONE
     slow: Schedule = PLAIN
     per_minute: float | None = None
     tokens_per_minute: float | None = None
     cold: float = 0.0
+    ours: float = 0.0
+    busy: float = 0.0
     tells: bool = False
     others: float = 0.0
 
@@ -162,7 +166,7 @@ def simulate(gateway: Gateway, limiter: Limiter | Controller, *, seconds: float,
     tokens = None if gateway.tokens_per_minute is None else Bucket(gateway.tokens_per_minute, gateway.others)
     in_flight = held = waiting = failing = 0
     pacer, marks = Pacer(), dict[int, tuple[Mark, Buckets]]()
-    size = rng.uniform(500, 1500)
+    size, read_at = rng.uniform(500, 1500), 0.0
 
     def arrive() -> None:
         nonlocal held, waiting, failing
@@ -177,7 +181,7 @@ def simulate(gateway: Gateway, limiter: Limiter | Controller, *, seconds: float,
         if wait > 0:
             lost = ("refused", float(int(wait) + 1))
         elif rng.random() < at(gateway.refused, now) or (full and gateway.over == "refuse"):
-            lost = ("refused", None)
+            lost = ("refused", gateway.retry_after)
         elif rng.random() < at(gateway.failed, now) or (full and gateway.over in {"fail", "crowd"}):
             lost = ("failed", None)
         if lost is not None:
@@ -228,8 +232,17 @@ def simulate(gateway: Gateway, limiter: Limiter | Controller, *, seconds: float,
             if kind == "change":
                 continue
             waiting -= kind == "answered"
-            failing -= kind != "answered"
+            failing -= kind in {"refused", "failed"}
+        if kind == "answered" and gateway.ours:
+            began, read_at = now, max(now, read_at) + gateway.ours
+            wait = read_at - gateway.ours - began + 4 * gateway.busy
+            heapq.heappush(timed, (read_at + 4 * gateway.busy, number, "read", sent, wait))
+            continue
         in_flight -= 1
+        if kind == "read":
+            kind = "answered"
+            if isinstance(limiter, Limiter):
+                limiter.waited(now, (retry_after or 0.0) / 4)
         if number in marks:
             mark, told = marks.pop(number)
             pacer.told(now, mark, told, refused=kind == "refused")
@@ -264,6 +277,11 @@ def open_gateway(mean: float, *, slow: Schedule = PLAIN, **more: Any) -> Gateway
     """A gateway without a limit, whose ideal is the cap of 256."""
     ideal = tuple((since, 256 / mean / factor) for since, factor in slow)
     return Gateway(ideal=ideal, slow=slow, **more)
+
+
+def own_core(seconds: float) -> Gateway:
+    """A gateway without a limit, faster than what a core can read: 1.5 ms an answer."""
+    return Gateway(ideal=steady(1 / 1.5e-3), seconds=lambda rng: seconds * narrow(rng), ours=1.5e-3)
 
 
 def spikes(factor: float, length: float, every: float) -> Schedule:
@@ -319,6 +337,14 @@ GATEWAYS: dict[str, Gateway] = (
         "600k tokens a minute, told": Gateway(ideal=steady(10), tokens_per_minute=600_000, tells=True),
     }
 )
+
+
+# Where the client's own core is the limit
+OWN_CORE: Mapping[str, Gateway] = {
+    "0.1 s": own_core(0.1),
+    "0.02 s": own_core(0.02),
+    "busy": open_gateway(0.1046 + 0.08, seconds=lambda rng: narrow(rng) / 10, ours=1e-4, busy=0.02),
+}
 
 
 def three_seconds(rng: random.Random) -> float:

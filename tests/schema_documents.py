@@ -6,6 +6,7 @@ from typing import Any
 
 import pydantic
 
+from packer.calibration import Calibration
 from packer.evaluation import Evaluation, RecordEvaluation
 from packer.events import Event
 from packer.report import Report
@@ -20,6 +21,7 @@ def drawn() -> dict[str, dict[str, Any]]:
         "task": TaskFile,
         "event": Event,
         "report": Report,
+        "calibration": Calibration,
         "evaluation": Evaluation | RecordEvaluation,
     }
     return {f"{name}.schema.json": _document(name, model) for name, model in models.items()}

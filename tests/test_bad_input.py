@@ -87,8 +87,8 @@ def test_a_file_that_may_not_be_read(refused: Refused) -> None:
 
 
 def test_another_kind_of_file(refused: Refused) -> None:
-    Path("in.parquet").touch()
-    assert refused("in.parquet") == "in.parquet: expected a name that ends in .csv, .jsonl or .ndjson"
+    Path("in.xlsx").touch()
+    assert refused("in.xlsx") == "in.xlsx: expected a name that ends in .csv, .jsonl, .ndjson or .parquet"
 
 
 def test_not_utf_8(refused: Refused, gateway: FakeTransport) -> None:
@@ -190,7 +190,8 @@ def test_a_task_file_that_is_wrong_names_its_key(refused: Refused) -> None:
 
 
 def test_missing_arguments(refused: Refused) -> None:
-    assert refused("in.csv", call=[]) == "label: missing: --text, --model"
+    assert refused("in.csv", call=[]) == "label: missing: --text"
+    assert refused("in.csv", call=["--text", "t", "--labels", "a,b"]) == "label: missing: --model"
     assert refused("in.csv", call=["--text", "t", "--model", "m"]) == "label: missing: --labels or --task"
     assert refused(call=CALL) == "label: missing: INPUT"
 
@@ -236,8 +237,8 @@ def test_a_hostile_value_is_one_line_that_is_not_obeyed(refused: Refused) -> Non
 
 def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, words in (
-        (["lable"], "COMMAND: expected label, plan, models or ledger, got 'lable'"),
-        ([], "expected a command: label, plan, models or ledger"),
+        (["lable"], "COMMAND: expected label, plan, models, calibrate, evaluate, report or ledger, got 'lable'"),
+        ([], "expected a command: label, plan, models, calibrate, evaluate, report or ledger"),
         (["ledger", "verify", "a", "b"], "ledger: expected one of verify, export, doubt and a FILE, got 2 files"),
     ):
         assert main(arguments) == 2
@@ -338,7 +339,9 @@ def test_an_output_that_is_a_folder_or_of_another_kind(refused: Refused) -> None
     source = write_csv(Path("in.csv"))
     Path("d.csv").mkdir()
     assert refused(source, "--output", "d.csv") == "d.csv: expected a file to write, this is a folder"
-    assert refused(source, "--output", "out.xlsx") == ("out.xlsx: expected a name that ends in .csv, .jsonl or .ndjson")
+    assert refused(source, "--output", "out.xlsx") == (
+        "out.xlsx: expected a name that ends in .csv, .jsonl, .ndjson or .parquet"
+    )
     assert refused(source, "--output", "prompt.csv", "--ledger", "prompt.csv") == (
         "prompt.csv: the output is the ledger; expected another file"
     )

@@ -234,7 +234,7 @@ def test_other_providers_have_no_such_batches(model: str, capsys: pytest.Capture
 def test_an_audit_and_a_batch_do_not_go_together(capsys: pytest.CaptureFixture[str]) -> None:
     call = ["label", "in.csv", "--text", "text", "--labels", "spam,ham", "--model", MODEL]
     assert main([*call, "--batch", "--audit", "0.1"]) == 2
-    assert "--audit: expected no --batch" in capsys.readouterr().err
+    assert "--batch: expected no --audit" in capsys.readouterr().err
 
 
 def test_a_budget_holds_over_all_that_is_in_a_batch() -> None:

@@ -69,6 +69,7 @@ def label(*arguments: str, call: list[str] = CALL) -> int:
 # Help, version, speed
 
 HEAVY = ["openai", "instructor", "pydantic", "jsonschema", "rich", "aiohttp", "numpy", "onnxruntime", "genai_prices"]
+HEAVY += ["narwhals", "pandas", "polars", "pyarrow"]
 
 
 @pytest.mark.parametrize(
@@ -131,6 +132,12 @@ def test_a_csv_is_labelled_row_by_row(gateway: FakeTransport, capsys: pytest.Cap
     assert shown.out == ""
     assert "6: 6 labelled" in shown.err
     assert "out.csv" in shown.err
+
+
+def test_two_columns_of_one_name_stay_two(gateway: FakeTransport) -> None:
+    Path("in.csv").write_text("text,x,x\nfree,1,2\n")
+    assert label("in.csv", "--output", "out.csv") == 0
+    assert Path("out.csv").read_text() == "text,x,x,label,status,error\nfree,1,2,spam,labelled,\n"
 
 
 def test_a_second_run_sends_nothing(gateway: FakeTransport, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,11 +16,13 @@ from packer import evaluating, intake
 from packer.arguments import EVALUATED_BY
 from packer.canaries import find_canaries
 from packer.estimates import AnswerAllowance
+from packer.looks import items_needed
 from packer.packs import UNTRUSTED_ITEMS, PackLimits
 from packer.task import AnswerShape, read_task
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("label", "plan", "models", "evaluate", "ledger")
+COMMANDS = ("label", "plan", "models", "calibrate", "evaluate", "report", "dashboard", "ledger")
+QUALITY = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 
@@ -58,6 +60,11 @@ def test_options_that_commands_share_are_told_in_the_same_words() -> None:
     assert {option: told["evaluate"][option] for option in ("--labels", "--task", "--model", "--ledger")} == {
         option: told["label"][option] for option in ("--labels", "--task", "--model", "--ledger")
     }
+    for command, own in (("evaluate", {"--gold", "--json", "--text"}), ("calibrate", {"--seed", "--gold", "--sample"})):
+        shared = told[command].keys() & told["label"].keys() - {"--help"} - own
+        assert {option: told[command][option] for option in shared} == {
+            option: told["label"][option] for option in shared
+        }
     for command in ("plan", "models"):
         shared = told[command].keys() & told["label"].keys() - {"--help", "--output"}
         assert {"--text", "--labels", "--task", "--id", "--encoding", "--max-items"} <= shared
@@ -74,7 +81,7 @@ def options_of(shown: str) -> dict[str, str]:
 
 
 def test_every_option_on_the_page_about_quality_exists_and_it_names_every_way_to_look_at_errors() -> None:
-    page, shown = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8"), help_of("evaluate")
+    page, shown = QUALITY, help_of("evaluate")
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page))
     assert options >= {"--gold", "--by", "--json", "--text", "--audit", "--max-disagreement"}
     every = "".join(help_of(command) for command in COMMANDS)
@@ -83,6 +90,18 @@ def test_every_option_on_the_page_about_quality_exists_and_it_names_every_way_to
     assert all(way in shown for way in EVALUATED_BY)
     assert f"({evaluating._MOST_LABELS:,} at most)" in page
     assert f"within {intake._SLICE} items" in page
+
+
+def test_what_the_page_about_quality_says_of_calibrate_is_so() -> None:
+    page = QUALITY.partition("\n## calibrate\n")[2].partition("\n## ")[0]
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page))
+    shown = help_of("calibrate") + help_of("label")
+    assert options >= {"--sample", "--sizes", "--max-disagreement", "--gold", "--write-task", "--json", "--audit"}
+    assert [option for option in sorted(options) if option not in shown] == []
+    for promise in (0.03, 0.01):
+        needed = items_needed(0.0, promise=promise, level=0.95)
+        assert re.search(rf"\b{promise:.0%} takes {needed}\b".replace("%", " %"), page)
+    assert all(f"| {start}" in page for start in ("Use packs of N", "Ask each text alone", "Not enough items to tell"))
 
 
 def test_the_readmes_test_command_is_what_ci_runs() -> None:

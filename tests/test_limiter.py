@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packer.limiter import START, Limiter, SteadyLimiter
+from packer.limiter import START, Limiter
+from packer.steady import SteadyLimiter
 
 
 class Client:
@@ -28,6 +29,11 @@ class Client:
 
     def refuse(self, *, in_flight: int, retry_after: float | None = None, jitter: float = 0.0) -> None:
         self.limiter.refused(self.now, seconds=0.01, in_flight=in_flight, retry_after=retry_after, jitter=jitter)
+
+    def wait(self, seconds: float) -> None:
+        """With nothing in flight."""
+        self.limiter.may_send(self.now, 0)
+        self.now += seconds
 
     def fail(self, count: int = 1, *, seconds: float = 0.01) -> None:
         for _ in range(count):
@@ -111,6 +117,97 @@ def test_after_a_cut_it_returns_to_just_under_the_knee_and_probes_slowly() -> No
     assert 4 <= limits.count(59) <= 6
     assert limits[-1] > 59
     assert all(later - earlier in {0, 1, 2, 4, 8} for earlier, later in pairwise(limits))
+
+
+def at_rest(slots: int) -> Client:
+    """Where there is room for so many, which two refusals have told."""
+    client = Client(Limiter())
+    client.succeed(4)
+    for _ in range(2):
+        client.refuse(in_flight=slots)
+    client.wait(10.0)
+    client.succeed(4)
+    return client
+
+
+def test_a_probe_that_is_refused_once_is_over_and_the_limit_where_it_was() -> None:
+    client = at_rest(60)
+    rest = client.limiter.limit
+    while client.limiter.limit == rest:
+        client.succeed(1)
+    client.refuse(in_flight=60)
+    assert client.limiter.limit == rest == 59
+
+
+def test_a_probe_that_freezes_everybody_for_a_second_is_seldom() -> None:
+    client, rounds = at_rest(60), []
+    for _ in range(3):
+        rounds.append(0)
+        while client.limiter.limit <= 59:
+            client.succeed(1)
+            rounds[-1] += 1
+        client.refuse(in_flight=60, retry_after=1.0)
+        client.wait(10.0)
+    assert rounds[0] <= 5
+    assert min(rounds[1:]) >= 32, "a fortieth of the time"
+
+
+def test_where_there_is_less_room_than_there_was_a_few_leave_and_tell() -> None:
+    client = at_rest(60)
+    for held in (30, 29):
+        client.refuse(in_flight=held)
+    client.now = client.limiter.frozen_until
+    left = []
+    for in_flight in (10, 11, 13, 17):
+        sent = 0
+        while client.limiter.may_send(client.now, in_flight + sent):
+            sent += 1
+        left.append(sent)
+        client.now = client.limiter.frozen_until
+    assert left == [1, 2, 4, 8]
+
+
+def test_room_that_came_back_is_taken_at_once() -> None:
+    client = at_rest(60)
+    for _ in range(8):
+        client.refuse(in_flight=20)
+    client.wait(10.0)
+    limits = []
+    for _ in range(20):
+        client.succeed(1)
+        limits.append(client.limiter.limit)
+    rest = limits.index(20)
+    there = next(place for place, limit in enumerate(limits) if limit >= 58)
+    assert there - rest <= 7
+
+
+def test_room_that_does_not_come_back_is_tried_for_less_and_less_often() -> None:
+    client, rounds = at_rest(60), []
+    for _ in range(8):
+        client.refuse(in_flight=20)
+    client.wait(10.0)
+    for _ in range(22):
+        rounds.append(0)
+        while client.limiter.limit <= 20:
+            client.succeed(1)
+            rounds[-1] += 1
+        client.refuse(in_flight=20)
+        client.wait(10.0)
+    assert max(rounds[:10]) <= 6
+    assert rounds[-1] >= 16
+
+
+def test_a_lag_of_our_own_asks_for_less_and_one_of_others_does_not() -> None:
+    def work(lag: Callable[[int], float]) -> int:
+        client = Client(Limiter(cap=128))
+        for _ in range(60):
+            client.limiter.waited(client.now, lag(client.limiter.limit))
+            client.succeed(1, seconds=0.1)
+        return client.limiter.limit
+
+    assert work(lambda limit: 0.0) == 128
+    assert 30 <= work(lambda limit: max(0, limit - 40) * 0.001) <= 60
+    assert work(lambda limit: 0.02) == 128
 
 
 def test_a_probe_that_ends_where_the_one_before_did_waits_longer_for_the_next() -> None:
@@ -244,6 +341,7 @@ EVENTS = st.lists(
             st.none() | st.floats(0, 1000),
             st.floats(0, 0.99),
         ),
+        st.builds(lambda s: lambda x, now: x.waited(now, s), st.floats(0, 10)),
         st.builds(lambda s: lambda x, now: x.failed(now, seconds=s, jitter=0.5), st.floats(0, 120)),
         st.builds(lambda n: lambda x, now: x.may_send(now, n), st.integers(0, 300)),
     ),

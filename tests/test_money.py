@@ -1,5 +1,6 @@
 """Law 4: settled + in doubt + reserved never passes the cap. And estimates: what the next request will take."""
 
+import random
 from decimal import Decimal
 from fractions import Fraction
 
@@ -138,10 +139,12 @@ def test_the_allowance_has_a_ceiling() -> None:
     assert allowance.allow(20) == 500
 
 
-def test_the_pack_shrinks_when_over_a_tenth_of_the_rows_fail_and_grows_back_slowly() -> None:
+def test_the_pack_halves_when_three_in_a_row_fail_and_grows_back_slowly() -> None:
     sizer = PackSizer(20)
-    sizer.answered(20, 19)
-    sizer.answered(20, 16)
+    sizer.answered(20, 0)
+    sizer.answered(20, 0)
+    assert sizer.size == 20
+    sizer.answered(20, 0)
     assert sizer.size == 10
     for _ in range(19):
         sizer.answered(10, 10)
@@ -152,15 +155,36 @@ def test_the_pack_shrinks_when_over_a_tenth_of_the_rows_fail_and_grows_back_slow
 
 def test_the_pack_stays_when_a_tenth_of_the_rows_fails_or_less() -> None:
     sizer = PackSizer(20)
-    for _ in range(20):
+    for _ in range(200):
         sizer.answered(20, 18)
     assert sizer.size == 20
 
 
-def test_a_pack_that_loses_half_of_its_rows_shrinks_at_once() -> None:
+def test_the_pack_halves_when_every_pack_loses_a_fifth_of_its_rows() -> None:
     sizer = PackSizer(20)
-    sizer.answered(20, 9)
+    for _ in range(30):
+        sizer.answered(20, 16)
     assert sizer.size == 10
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(0.03, 19.5, 20), (0.05, 18, 20), (0.3, 1, 2)])
+def test_packs_that_fail_whole_now_and_then_keep_their_size_and_many_do_not(
+    share: float, least: float, most: float
+) -> None:
+    sizes = []
+    for seed in range(20):
+        rng, sizer = random.Random(seed), PackSizer(20)
+        for _ in range(1_000):
+            sizer.answered(sizer.size, 0 if rng.random() < share else sizer.size)
+            sizes.append(sizer.size)
+    assert least <= sum(sizes) / len(sizes) <= most
+
+
+def test_a_gateway_whose_answers_are_cut_at_six_rows_is_found_out_in_fifteen_packs() -> None:
+    sizer = PackSizer(20)
+    for _ in range(15):
+        sizer.answered(sizer.size, min(sizer.size, 6))
+    assert sizer.size == 5
 
 
 @given(st.integers(1, 100), st.lists(st.tuples(st.integers(1, 100), st.floats(0, 1)), max_size=200))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from packer.errors import CallError
-from packer.packs import Envelope, Pack, PackLimits, Question, plan_packs, split_pack
+from packer.packs import Envelope, Pack, PackLimits, Question, plan_packs, split_pack, usual_items
 
 QUESTIONS = st.lists(
     st.builds(lambda tokens, bound: (tokens, bound), st.integers(1, 60), st.integers(1, 200)), max_size=60
@@ -111,3 +111,10 @@ def test_limits_that_make_no_sense_are_refused(limits: dict[str, object], wanted
 def test_a_pack_knows_its_keys_texts_and_sizes_in_the_order_of_the_numbers() -> None:
     pack = Pack((Question("a", "one", 1, 10), Question("b", "two", 2, 20)))
     assert (pack.keys, pack.texts, pack.tokens, pack.bound) == (("a", "b"), ["one", "two"], 3, 30)
+
+
+def test_a_pack_is_as_large_as_the_task_says_and_smaller_where_texts_are_untrusted() -> None:
+    assert usual_items(untrusted=False) == PackLimits().max_items == 20
+    assert usual_items(50, untrusted=False) == 50
+    assert usual_items(untrusted=True) == usual_items(50, untrusted=True) == 5
+    assert usual_items(3, untrusted=True) == 3

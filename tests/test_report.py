@@ -17,7 +17,7 @@ from packer.cli import main
 from packer.task import Task
 
 LABEL = ["label", "in.csv", "--text", "text", "--labels", "spam,ham", "--model", "m", "--output", "out.csv"]
-PRICE = ["--price-input", "0.15", "--price-output", "0.6", "--max-items", "2"]
+PRICE = ["--price-input", "0.25", "--price-output", "0.6", "--max-items", "2"]
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def test_a_report_tells_settings_money_sources_and_pace(monkeypatch: pytest.Monk
     code, report = run(monkeypatch, "--budget-usd", "1")
     assert (code, report["exit_code"], report["stopped"]) == (0, 0, None)
     assert report["settings"]["budget_usd"] == "1"
-    assert report["settings"]["price"] == {"input": "0.15", "output": "0.6", "cached_input": None}
+    assert report["settings"]["price"] == {"input": "0.25", "output": "0.6", "cached_input": None}
     assert report["settings"]["max_items"] == 2
     assert Decimal(report["run"]["least"]) == Decimal(report["job"]["most"]) == Decimal("0.0004")
     statistics = report["statistics"]
@@ -47,6 +47,54 @@ def test_a_report_tells_settings_money_sources_and_pace(monkeypatch: pytest.Monk
     assert sum(level["items"] for level in statistics["levels"]) == 8
     assert {Decimal(level["usd_an_item"]) for level in statistics["levels"]} == {Decimal("0.00005")}
     assert report["began"] <= report["ended"]
+
+
+def test_a_report_tells_what_was_asked_and_how_it_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = '{"labels": {"spam": "adverts", "ham": ""}, "instructions": "Sort.", "shape": "pair"}'
+    Path("task.json").write_text(task, encoding="utf-8")
+    monkeypatch.setattr(connections, "connect", connect_to(make_transport(Task(["spam", "ham"]))))
+    label = [word for word in LABEL if word not in {"--labels", "spam,ham"}]
+    assert main([*label, *PRICE, "--task", "task.json", "--report", "report.json"]) == 0
+    report = json.loads(Path("report.json").read_text(encoding="utf-8"))
+    assert report["asked"] == {
+        "instructions": "Sort.",
+        "labels": {"spam": "adverts", "ham": ""},
+        "fields": [],
+        "examples": 0,
+        "canaries": 0,
+        "shape": "pair",
+    }
+
+
+def test_a_report_shows_the_run_over_time_and_its_requests_by_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, report = run(monkeypatch, faults={"2": "rate limited", "3": "overloaded"})
+    statistics, last = report["statistics"], report["timeline"][-1]
+    assert report["outcomes"] == {"accept": 4, "rate limited": 1, "overloaded": 1}
+    assert sum(report["outcomes"].values()) == statistics["requests"]
+    for name in ("labelled", "failed", "requests", "settled", "in_doubt", "in_flight", "limit", "pack_size"):
+        assert last[name] == statistics[name], name
+    assert last["refused"] == 1
+    assert (report["timeline"][0]["requests"], report["timeline"][0]["seconds"] < 0.25) == (0, True)
+
+
+def test_requests_of_an_audit_are_no_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, report = run(monkeypatch, "--audit", "1")
+    assert report["audit"]["asked"] == 8
+    assert report["outcomes"] == {"accept": report["statistics"]["requests"]} == {"accept": 4}
+
+
+def test_a_report_names_the_items_without_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("in.csv").write_text('text\nfree\n""\nhello\n', encoding="utf-8")
+    _, report = run(monkeypatch, faults={"1": "key refused"})
+    assert [(item["row"], item["status"], item["text"]) for item in report["unanswered"]] == [
+        (1, "pending", "free"),
+        (2, "failed", ""),
+        (3, "pending", "hello"),
+    ]
+    assert report["unanswered"][1]["reason"] == "the text is empty"
+    _, report = run(monkeypatch)
+    assert [item["row"] for item in report["unanswered"]] == [2]
+    assert "hello" not in Path("report.json").read_text(encoding="utf-8")
 
 
 def test_a_report_gives_the_interval_of_true_spending(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +124,12 @@ def test_failed_items_are_counted_by_their_reason(monkeypatch: pytest.MonkeyPatc
     Path("in.csv").write_text('text\n""\nfree\n" "\n', encoding="utf-8")
     code, report = run(monkeypatch)
     assert (code, report["failed"]) == (3, {"the text is empty": 2})
+
+
+def test_a_file_whose_name_is_not_utf_8_does_not_cost_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = os.fsdecode(b"out\xff.csv")
+    code, report = run(monkeypatch, "--output", name)
+    assert (code, report["settings"]["output"]) == (0, name)
 
 
 def test_a_report_is_its_owners_only_whatever_stood_there_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from packer.events import AttemptEnded, Event, JobStopped, PackSizeChanged, Paus
 from packer.exchange import Charge, ChargeSource, Prompt, Reply, StopReason
 from packer.items import Item, Result, Status
 from packer.ledger import Closed, Ledger, Opened
+from packer.limiter import Limiter
 from packer.packs import PackLimits
 from packer.prompts import read_user
 from packer.runner import Runner
@@ -96,6 +97,34 @@ def test_a_stop_that_comes_while_an_intent_is_written_lets_nothing_leave(tmp_pat
     assert runner.statistics().reserved == 0
     with Ledger(tmp_path / "l.db", read_only=True) as ledger:
         assert {state.value: count for state, count in ledger.statistics().attempts.items() if count} == {"freed": 1}
+
+
+def test_the_limiter_is_told_how_late_the_event_loop_takes_what_the_ledger_has_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[float] = []
+    commit = Ledger.commit
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+
+        def commit_for_a_busy_loop(self: Ledger, changes: Any) -> None:
+            commit(self, changes)
+            if not told:
+                began = threading.Event()
+                loop.call_soon_threadsafe(began.set)
+                loop.call_soon_threadsafe(time.sleep, 0.05)
+                began.wait()
+
+        monkeypatch.setattr(Ledger, "commit", commit_for_a_busy_loop)
+        monkeypatch.setattr(Limiter, "waited", lambda _, now, seconds: told.append(seconds))
+        transport = FakeTransport(TASK, parity, seconds=0.0)
+        async with Runner(TASK, model="m", transport=transport, ledger=None) as runner:
+            await runner.submit("text")
+
+    asyncio.run(work())
+    assert len(told) == 2
+    assert told[0] > 0.04 > told[1]
 
 
 def test_packs_are_full_and_shuffled_inside_the_window() -> None:
@@ -314,6 +343,20 @@ def test_a_charge_over_its_reserve_is_booked_and_stops_the_job() -> None:
     assert runner.statistics().settled == 1
     assert "over its worst case" in (runner.statistics().stopped or "")
     assert Counter(result.status for result in results) == {Status.LABELLED: 20, Status.PENDING: 180}
+
+
+@pytest.mark.parametrize(("model", "price"), [("m", PRICE), ("another", None)])
+def test_a_task_says_how_large_packs_are_and_what_its_own_model_costs(model: str, price: Price | None) -> None:
+    task = Task(["even", "odd"], max_items=3, model="m", price=PRICE)
+    transport = FakeTransport(task, parity)
+
+    async def work() -> Price | None:
+        async with Runner(task, model=model, transport=transport, ledger=None) as runner:
+            assert [result.status async for result in runner.stream(texts(12))] == [Status.LABELLED] * 12
+            return runner.price
+
+    assert FakeClock().run(work()) == price
+    assert [len(read_user(prompt.user)[1]) for prompt in transport.prompts] == [3] * 4
 
 
 def test_a_money_cap_without_a_price_refuses_to_start() -> None:
@@ -559,15 +602,15 @@ def test_where_charges_are_told_one_that_is_missing_is_taken_for_the_reserve_and
 
 
 def test_a_low_balance_stops_the_job_before_the_gateway_does() -> None:
-    left = [Decimal("0.002")]
+    left = [Decimal("0.001")]
 
     def fault(prompt: Prompt, number: int) -> Reply | TransportError:
-        left[0] -= Decimal("0.0001")
+        left[0] -= Decimal("0.00005")
         if left[0] < 0:
             return TransportError(Failure.QUOTA, "no credit", status=402)
         return replace(transport.right_reply(prompt), balance=left[0])
 
-    transport = FakeTransport(TASK, parity, fault=fault, charge=Charge(Decimal("0.0001"), ChargeSource.HEADER))
+    transport = FakeTransport(TASK, parity, fault=fault, charge=Charge(Decimal("0.00005"), ChargeSource.HEADER))
     results, runner = run(texts(1000), transport, price=PRICE)
     assert (runner.statistics().stopped or "").startswith("balance: 0.000")
     assert 200 < sum(result.status is Status.LABELLED for result in results) < 400

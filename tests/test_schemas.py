@@ -20,7 +20,7 @@ from packer.task import Task, TaskFile
 from packer.usage import Usage
 
 ROOT = SCHEMAS.parent
-NAMES = ["answer", "evaluation", "event", "report", "result", "task"]
+NAMES = ["answer", "calibration", "evaluation", "event", "report", "result", "task"]
 
 
 def schema(name: str) -> dict[str, Any]:

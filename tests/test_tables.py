@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from packer.columns import choose_names
 from packer.errors import CallError, InputError
 from packer.items import Item, Result, Status
-from packer.outputs import OutputFile, OutputStream, choose_names, encode_line, make_writer
+from packer.outputs import OutputFile, OutputStream, make_writer
 from packer.tables import MAX_LINE, Format, Reader, Row, check_table, is_streamed, refuse_new_keys
 
 NAMES = ("label", "status", "error")
@@ -55,7 +56,7 @@ def labelled(text: str, label: str = "spam") -> Result:
 def csv_line(cells: list[str], *, raw: bool = False, label: str = "spam") -> str:
     columns = [f"c{place}" for place in range(len(cells))]
     writer = make_writer(Format.CSV, columns=columns, fields=(), names=NAMES, raw=raw)
-    return writer.row(Row(2, "", None, cells, ""), labelled("", label))
+    return writer.row(Row(2, "", None, cells, ""), labelled("", label)).decode()
 
 
 # Reading CSV
@@ -291,8 +292,8 @@ def test_a_missing_file_is_told_with_the_nearest_one(tmp_path: Path) -> None:
 def test_a_folder_and_another_ending_are_refused(tmp_path: Path) -> None:
     (tmp_path / "d.csv").mkdir()
     assert "this is a folder" in str(refusal(str(tmp_path / "d.csv")))
-    with pytest.raises(CallError, match=r"expected a name that ends in \.csv, \.jsonl or \.ndjson"):
-        read(write(tmp_path, "PAR1", "in.parquet"))
+    with pytest.raises(CallError, match=r"expected a name that ends in \.csv, \.jsonl, \.ndjson or \.parquet"):
+        read(write(tmp_path, "PAR1", "in.txt"))
 
 
 def test_a_pipe_tells_its_format_by_its_first_character() -> None:
@@ -346,7 +347,7 @@ def test_output_rows_are_the_inputs_rows(rows: list[list[str]], label: str) -> N
     """Law: output rows are the input's rows, in the input's order, unchanged but for what is added behind them."""
     writer = make_writer(Format.CSV, columns=["a", "b", "c"], fields=(), names=NAMES, raw=True)
     lines = [writer.header(), *(writer.row(Row(2, "", None, cells, ""), labelled("", label)) for cells in rows)]
-    data = b"".join(map(encode_line, lines)).decode()
+    data = b"".join(lines).decode()
     shown = [[cell.encode("utf-8", "backslashreplace").decode() for cell in [*cells, label]] for cells in rows]
     back = list(csv.reader(io.StringIO(data, newline=""), strict=True))
     assert back == [["a", "b", "c", *NAMES], *([*cells, "labelled", ""] for cells in shown)]
@@ -361,7 +362,7 @@ def test_a_jsonl_row_keeps_every_character(values: dict[str, Any], separators: t
     raw = json.dumps(values, ensure_ascii=False, separators=separators)
     raw = f"{{ {raw[1:-1]} }}"
     writer = make_writer(Format.JSONL, columns=list(values), fields=(), names=NAMES, raw=False)
-    line = encode_line(writer.row(Row(1, "", None, values, raw), labelled("", label))).decode()
+    line = writer.row(Row(1, "", None, values, raw), labelled("", label)).decode()
     assert line.startswith(raw[:-1].rstrip().encode("utf-8", "backslashreplace").decode())
     assert json.loads(line) == values | {"label": label, "status": "labelled", "error": ""}
     assert line.count("\n") == 1
@@ -369,12 +370,14 @@ def test_a_jsonl_row_keeps_every_character(values: dict[str, Any], separators: t
 
 def test_csv_becomes_jsonl_and_jsonl_becomes_csv() -> None:
     writer = make_writer(Format.JSONL, columns=["text", "x"], fields=(), names=NAMES, raw=False)
-    row = writer.row(Row(2, "é", None, ["é", "1"], ""), labelled("é"))
+    row = writer.row(Row(2, "é", None, ["é", "1"], ""), labelled("é")).decode()
     assert row == '{"text": "é", "x": "1", "label": "spam", "status": "labelled", "error": ""}\n'
     csv_writer = make_writer(Format.CSV, columns=["text", "x", "y"], fields=(), names=NAMES, raw=False)
     values = {"y": [1, True], "text": "a,b"}
     failed = Result(Item(""), Status.FAILED, error="the text is empty")
-    assert csv_writer.row(Row(1, "", None, values, "{...}"), failed) == '"a,b",,"[1, true]",,failed,the text is empty\n'
+    assert (
+        csv_writer.row(Row(1, "", None, values, "{...}"), failed) == b'"a,b",,"[1, true]",,failed,the text is empty\n'
+    )
 
 
 def test_a_records_fields_are_columns() -> None:
@@ -382,9 +385,9 @@ def test_a_records_fields_are_columns() -> None:
     fields = ("topic", "urgent", "amount", "note")
     names = (*fields, "status", "error")
     writer = make_writer(Format.CSV, columns=["text"], fields=fields, names=names, raw=False)
-    assert writer.row(Row(2, "a", None, ["a"], ""), result) == "a,bill,true,1.5,,labelled,\n"
+    assert writer.row(Row(2, "a", None, ["a"], ""), result) == b"a,bill,true,1.5,,labelled,\n"
     failed = Result(Item("a"), Status.PENDING, error="stopped")
-    assert writer.row(Row(2, "a", None, ["a"], ""), failed) == "a,,,,,pending,stopped\n"
+    assert writer.row(Row(2, "a", None, ["a"], ""), failed) == b"a,,,,,pending,stopped\n"
     json_writer = make_writer(Format.JSONL, columns=["text"], fields=fields, names=names, raw=False)
     line = json.loads(json_writer.row(Row(2, "a", None, {}, "{}"), result))
     assert line == {"topic": "bill", "urgent": True, "amount": 1.5, "note": None, "status": "labelled", "error": ""}
@@ -411,7 +414,7 @@ def test_a_plain_number_is_no_formula(cell: str) -> None:
 
 def test_an_apostrophe_is_counted() -> None:
     writer = make_writer(Format.CSV, columns=["=a", "b"], fields=(), names=NAMES, raw=False)
-    assert writer.header() == "'=a,b,label,status,error\n"
+    assert writer.header() == b"'=a,b,label,status,error\n"
     writer.row(Row(2, "", None, ["@a", "+b"], ""), labelled(""))
     assert writer.guarded == 3
 

@@ -2,6 +2,7 @@
 
 import enum
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import pytest
 
 from packer.errors import TaskError
 from packer.task import AnswerShape, Example, Task, read_task
+from packer.usage import Price
 
 
 class Colour(enum.Enum):
@@ -266,3 +268,38 @@ def test_a_wrong_task_file_names_the_key_and_what_was_wanted(
 def test_instructions_are_text() -> None:
     with pytest.raises(TaskError, match="instructions: expected text, got int"):
         Task(["a", "b"], instructions=7)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_the_size_of_packs_and_the_model_are_read_and_change_no_fingerprint(tmp_path: Path) -> None:
+    path = tmp_path / "task.toml"
+    path.write_text(
+        'labels = ["a", "b"]\nmax_items = 8\nmodel = "m"\n[price]\ninput = 1\noutput = 2\n', encoding="utf-8"
+    )
+    task = read_task(path)
+    assert (task.max_items, task.model) == (8, "m")
+    assert task.fingerprint == Task(["a", "b"]).fingerprint
+    more = task.with_examples([Example("t", "a")])
+    assert (more.max_items, more.model, more.price) == (8, "m", task.price)
+    # a price is that of the model that the task names
+    assert task.price_of("m") == task.price == Price(Decimal(1), Decimal(2))
+    assert task.price_of("other") is None
+    assert Task(["a", "b"], price=task.price).price_of("other") == task.price
+
+
+@pytest.mark.parametrize("line", ["max_items = 0", "max_items = 101", 'max_items = "8"', 'model = ""'])
+def test_a_size_or_a_model_that_cannot_be_is_refused(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "task.toml"
+    path.write_text(f'labels = ["a", "b"]\n{line}\n', encoding="utf-8")
+    with pytest.raises(TaskError, match=line.split(maxsplit=1)[0]):
+        read_task(path)
+
+
+def test_a_task_of_another_shape_is_the_same_but_for_its_fingerprint() -> None:
+    task = Task(["a", "b"], instructions="i")
+    line = task.fingerprint  # which is remembered
+    other = task.shaped(AnswerShape.PAIR)
+    assert (other.shape, other.labels, other.instructions) == (AnswerShape.PAIR, task.labels, "i")
+    assert other.fingerprint == Task(["a", "b"], instructions="i", shape="pair").fingerprint != line
+    assert task.shaped(task.shape).fingerprint == task.fingerprint == line
+    with pytest.raises(TaskError, match="expected object for a record task"):
+        Task(record={"type": "object", "properties": {"k": {}}}).shaped(AnswerShape.LINE)

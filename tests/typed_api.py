@@ -5,10 +5,14 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Literal, assert_type
 
+import pandas as pd
+import polars as pl
 import pydantic
 
 import packer
 from packer.audit import AuditResult
+from packer.cascade import Threshold
+from packer.votes import DoubtResult
 
 
 class Kind(StrEnum):
@@ -57,7 +61,17 @@ async def use() -> None:
             assert_type(sibling, packer.Runner)
             assert_type(await sibling.submit("one text"), packer.Result)
         assert_type(await runner.audit(), AuditResult | None)
+        assert_type(runner.doubts(), DoubtResult | None)
+        assert_type(await runner.certify(["a"], gold={"a": "x"}), Threshold)
         runner.stop("enough")
+
+
+def use_frames(frame: pd.DataFrame, table: pl.DataFrame, lazy: pl.LazyFrame) -> None:
+    assert_type(packer.label_frame(frame, ["spam", "ham"], text="text", model="m", budget_usd=1), pd.DataFrame)
+    assert_type(packer.label_frame(table, text="text", task=packer.Task(Kind), model="m", seed=1), pl.DataFrame)
+    assert_type(frame.pipe(packer.label_frame, ["spam", "ham"], text="text", model="m"), pd.DataFrame)
+    packer.label_frame(frame, ["spam", "ham"], model="m")  # type: ignore[call-arg]  # no column is named
+    packer.label_frame(lazy, ["spam", "ham"], text="text", model="m")  # type: ignore[type-var]  # no data frame
 
 
 def listen(event: packer.Event) -> None:
@@ -68,5 +82,6 @@ def options() -> Mapping[str, object]:
     packer.label(["a"], task=packer.Task(["x", "y"]), model="local", ledger=None, on_event=listen, concurrency=2)
     packer.label(["a"], task=packer.read_task("task.toml"), model="local", untrusted=True)
     packer.label(["a"], labels=["x", "y"], model="m", audit=0.01, max_disagreement=0.05)
+    packer.label(["a"], labels=["x", "y"], model="m", doubt=packer.Doubt(vote=3, escalate="stronger"))
     packer.label(["a"], labels=["x", "y"], model="local", surprise=1)  # type: ignore[call-arg]  # no such option
     return {}

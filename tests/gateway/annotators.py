@@ -60,6 +60,7 @@ class Erring:
     an_item: float
     a_place: float
     uneven: bool
+    anew: bool
     seed: int
 
     def chances(self, texts: Sequence[str]) -> list[float]:
@@ -73,10 +74,11 @@ class Erring:
 
     def __call__(self, texts: Sequence[str], labels: Mapping[str, str]) -> list[str]:
         answers = self.inner(texts, labels)
+        pack = tuple(texts) if self.anew else ()
         for place, (text, right, wrong) in enumerate(zip(texts, answers, self.chances(texts), strict=True)):
-            if chance(self.seed, "errs", text) < wrong:
+            if chance(self.seed, "errs", text, *pack) < wrong:
                 others = [label for label in labels if label != right]
-                answers[place] = others[int(chance(self.seed, "wrong", text) * len(others))]
+                answers[place] = others[int(chance(self.seed, "wrong", text, *pack) * len(others))]
         return answers
 
 
@@ -87,13 +89,15 @@ def erring(
     an_item: float = 0.0,
     a_place: float = 0.0,
     uneven: bool = False,
+    anew: bool = False,
     seed: int = 0,
 ) -> Erring:
     """`inner`, wrong with probability `base + an_item * (size - 1) + a_place * (number - 1)`, by text and seed.
 
-    `uneven`: that is so on average, and each text has a chance of its own, up to three times as high.
+    `uneven`: that is so on average, and each text has a chance of its own, up to three times as high. `anew`: chance
+    falls anew for each pack and order that a text stands in; else a text that errs under some probability errs again.
     """
-    return Erring(inner, base, an_item, a_place, uneven, seed)
+    return Erring(inner, base, an_item, a_place, uneven, anew, seed)
 
 
 def surety(annotator: Annotator, texts: Sequence[str]) -> list[float]:

@@ -248,12 +248,12 @@ async def _over(exchange: Exchange) -> web.StreamResponse:
     return exchange.say(exchange.body())
 
 
-@fault("balance-jump", "a balance of a hundredth of a cent, once", billed=True)
+@fault("balance-jump", "a balance of a thousandth of a cent, once", billed=True)
 async def _jump(exchange: Exchange) -> web.StreamResponse:
     exchange.bill()
     exchange.told()
     exchange.honest()
-    return exchange.say(exchange.body(), exchange.money() | {"X-MDB-Balance-USD": "0.0001"})
+    return exchange.say(exchange.body(), exchange.money() | {"X-MDB-Balance-USD": "0.00001"})
 
 
 # Answers

@@ -1,0 +1,1 @@
+"""A job as a page in a browser on the same machine: it can be looked at, and nothing can be done with it."""

@@ -1,0 +1,35 @@
+// Puts what the server has written in its place. A page whose job is gone keeps its last numbers, and says so.
+"use strict";
+
+const GIVE_UP = 15000; // milliseconds without a word
+const note = document.getElementById("note");
+const source = new EventSource("/events");
+let waiting = 0;
+
+function say(words) {
+  note.textContent = words;
+  note.hidden = !words;
+}
+
+source.addEventListener("parts", (event) => {
+  clearTimeout(waiting);
+  waiting = 0;
+  say("");
+  for (const [name, html] of Object.entries(JSON.parse(event.data))) {
+    const place = document.getElementById(name);
+    // a parsed document runs no script, whatever is in it
+    place?.replaceChildren(...new DOMParser().parseFromString(html, "text/html").body.childNodes);
+  }
+});
+
+source.addEventListener("end", () => {
+  source.close();
+  say("The job has ended. This page keeps its last numbers until you leave it.");
+});
+
+source.addEventListener("error", () => {
+  say("The job has ended, or cannot be reached. These are its last numbers.");
+  if (source.readyState !== EventSource.CLOSED && !waiting) {
+    waiting = setTimeout(() => source.close(), GIVE_UP);
+  }
+});

@@ -1,0 +1,73 @@
+"""Words into HTML: whatever comes from a stranger is escaped by the template, and what is not is drawn by us."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Mapping
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from packer.dashboard.view import View
+from packer.drawing import shown
+from packer.errors import CallError
+from packer.report_words import tell_asked, tell_settings
+
+if TYPE_CHECKING:
+    import jinja2
+
+    from packer.report import Report
+
+PARTS = ("head", "course", "ends", "facts")
+
+
+def check_page_can_be_made() -> None:
+    """Raise `CallError` where the extra is not installed."""
+    if importlib.util.find_spec("jinja2") is None:
+        raise CallError("the dashboard needs jinja2, which is not installed: pip install 'prompt-packer[dashboard]'")
+
+
+def write_page(title: str, parts: Mapping[str, str], *, report: Report | None = None, is_live: bool = False) -> str:
+    """The page of a job: the parts that change, and, where its `report` is there, what was asked."""
+    asked = None if report is None else tell_asked(report)
+    settings = [] if report is None else list(tell_settings(report))
+    return _render("job.html", title=title, parts=parts, asked=asked, settings=settings, is_live=is_live)
+
+
+def write_parts(view: View) -> dict[str, str]:
+    """The HTML of each part that changes, by its name."""
+    module = _environment().get_template("parts.html").module
+    return {name: str(getattr(module, name)(view)) for name in PARTS}
+
+
+def write_empty(sentence: str) -> str:
+    """A page that says one thing."""
+    return _render("empty.html", sentence=shown(sentence))
+
+
+def write_jobs(jobs: Any, *, ledger: str) -> str:
+    """The page that lists a ledger's jobs."""
+    return _render("jobs.html", jobs=jobs, ledger=shown(ledger))
+
+
+def _render(name: str, **values: Any) -> str:
+    return _environment().get_template(name).render(**values)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    import jinja2  # noqa: PLC0415  an extra
+    import markupsafe  # noqa: PLC0415  comes with it
+
+    def load(name: str) -> str:
+        return resources.files("packer.dashboard").joinpath(name).read_text(encoding="utf-8")
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(load),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["drawn"] = markupsafe.Markup  # numbers by panels.py, and parts that are escaped already
+    return environment

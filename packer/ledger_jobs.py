@@ -1,0 +1,117 @@
+"""What a ledger tells of its jobs, one by one, for whoever looks back; it is read, and nothing is decided by it.
+
+A job without an end may be running: each answer is the state of one moment.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from packer.errors import LedgerDamaged
+from packer.ledger_file import LedgerFile, Row, checksum
+from packer.ledger_rows import (
+    ATTEMPT_COLUMNS,
+    FIRST_ID,
+    JOB_COLUMNS,
+    Attempt,
+    AttemptState,
+    read_attempt,
+    read_time,
+    to_microseconds,
+)
+from packer.usage import to_usd
+
+_MOST_JOBS = 500
+# A process that died closes nothing: its attempts are closed when the ledger is next opened, perhaps days later
+_ALIVE = "max(max(opened), coalesce(max(closed) FILTER (WHERE outcome <> 'interrupted'), 0))"
+_BOOKED = "coalesce(sum(coalesce(charge_nano, reserve_nano)), 0)"
+_ASSUMED = "coalesce(sum(charge_nano) FILTER (WHERE charge_source = 'reserve'), 0)"
+_UNKNOWN = "count(*) FILTER (WHERE charge_nano IS NULL AND reserve_nano IS NULL AND state <> 'freed')"
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """One run of a job, as it stands in the ledger. Times are in UTC, money in USD.
+
+    `ended`, `outcome` and `statistics` are None without an end: it runs, or its process died. `seen` is its last sign
+    of life. `answers` are those that its requests brought. The true cost lies between `least` and `most`, besides that
+    of `unpriced` requests.
+    """
+
+    id: int
+    name: str
+    about: Mapping[str, Any]
+    started: datetime
+    ended: datetime | None
+    seen: datetime
+    outcome: str | None
+    statistics: Mapping[str, Any] | None
+    requests: int
+    in_flight: int
+    answers: int
+    least: Decimal
+    most: Decimal
+    unpriced: int
+
+
+def read_jobs(file: LedgerFile) -> list[JobRecord]:
+    """The last jobs, the newest first."""
+    rows = file.read(f"SELECT {JOB_COLUMNS} FROM jobs ORDER BY id DESC LIMIT {_MOST_JOBS}")  # noqa: S608  constants
+    sums = f"job, state, count(*), {_ALIVE}, {_BOOKED}, {_ASSUMED}, {_UNKNOWN}"
+    booked: dict[int, list[Row]] = {}
+    for job, *sum_row in file.read(f"SELECT {sums} FROM attempts GROUP BY job, state"):  # noqa: S608  constants
+        booked.setdefault(job, []).append(tuple(sum_row))
+    joined = "SELECT job, count(*) FROM answers JOIN attempts ON attempts.id = attempt GROUP BY job"
+    answers: dict[int, int] = dict(file.read(joined))
+    return [_read_job(file, row, booked.get(row[0], []), answers.get(row[0], 0)) for row in rows]
+
+
+def read_attempts(file: LedgerFile, job: int) -> Iterator[Attempt]:
+    """The requests of a job in the order in which they left."""
+    where = f"id > ? AND job = {int(job)}"
+    sql = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE {where} ORDER BY id LIMIT ?"  # noqa: S608  a number
+    for row in file.pages(sql, FIRST_ID):
+        yield read_attempt(_sound(file, row, "attempt"), "")
+
+
+def count_answers(file: LedgerFile, job: int, *, since: datetime, step: timedelta) -> dict[int, int]:
+    """How many answers of a job came in each `step` after `since`, by the step's number from 0."""
+    length = max(step // timedelta(microseconds=1), 1)
+    sql = """SELECT (at - ?) / ?, count(*) FROM answers
+        WHERE attempt IN (SELECT id FROM attempts WHERE job = ?) GROUP BY 1"""
+    return dict(file.read(sql, (to_microseconds(since), length, job)))
+
+
+def _read_job(file: LedgerFile, row: Row, booked: list[Row], answers: int) -> JobRecord:
+    ident, name, about, started, ended, outcome, statistics, _ = _sound(file, row, "job")
+    sums = {state: total for state, _, _, total, _, _ in booked}
+    settled, assumed = sums.get(AttemptState.SETTLED, 0), sum(row[4] for row in booked)
+    counts = {state: count for state, count, *_ in booked}
+    last = max([started, ended or 0, *(alive for _, _, alive, *_ in booked)])
+    return JobRecord(
+        id=ident,
+        name=name,
+        about=json.loads(about),
+        started=read_time(started),
+        ended=None if ended is None else read_time(ended),
+        seen=read_time(last),
+        outcome=outcome,
+        statistics=None if statistics is None else json.loads(statistics),
+        requests=sum(counts.values()),
+        in_flight=counts.get(AttemptState.OPEN, 0),
+        answers=answers,
+        least=to_usd(settled - assumed),
+        most=to_usd(settled + sums.get(AttemptState.DOUBT, 0) + sums.get(AttemptState.OPEN, 0)),
+        unpriced=sum(row[5] for row in booked),
+    )
+
+
+def _sound(file: LedgerFile, row: Row, what: str) -> Row:
+    if checksum(row[:-1]) != row[-1]:
+        raise LedgerDamaged(file.name, f"damaged: {what} {row[0]} does not match its checksum")
+    return row
