@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from packer.items import Decision, Item, Result, Status
     from packer.options import Doubt
     from packer.packs import PackLimits
+    from packer.results import Results
     from packer.runner import Runner
     from packer.sync import label
     from packer.task import AnswerShape, Example, Task, read_task
@@ -40,6 +41,7 @@ __all__ = [
     "Price",
     "PriceError",
     "Result",
+    "Results",
     "Runner",
     "Statistics",
     "Status",
@@ -59,6 +61,7 @@ _HOMES = {
     "items": ["Decision", "Item", "Result", "Status"],
     "options": ["Doubt"],
     "packs": ["PackLimits"],
+    "results": ["Results"],
     "runner": ["Runner"],
     "sync": ["label"],
     "task": ["AnswerShape", "Example", "Task", "read_task"],

@@ -12,7 +12,8 @@ from decimal import Decimal
 from packer.advice import percent
 from packer.calibration import SINGLES, Calibration, Setting
 from packer.pilot import Arm, Pilot
-from packer.summary import Line, count_of, cut_text, show_text, write_facts
+from packer.shown import count_of, cut_text, show_text
+from packer.summary import Line, write_facts
 from packer.trials import ArmPlan
 from packer.usage import format_usd
 

@@ -19,7 +19,7 @@ from packer.arguments import LEDGER, read_arguments
 from packer.errors import CallError, LedgerError, StoppedError
 from packer.packs import PackLimits, usual_items
 from packer.parsing import PROGRAM
-from packer.summary import show_text
+from packer.shown import show_text
 from packer.usage import Price
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from xml.etree import ElementTree as ET
 
 from packer.errors import CallError
-from packer.summary import show_text
+from packer.shown import show_text
 
 WIDE, HALF, NARROW = 1_060, 505, 330  # pixels
 COUNT, RATE = ",d", ",.3~r"  # d3's formats

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from packer.evaluation import Bin, Confusion, Evaluation, LabelFigures, RecordEvaluation
 from packer.intervals import Interval
 from packer.items import Status
-from packer.summary import Line, count_of, cut_text, pad_text, show_text, write_facts
+from packer.shown import count_of, cut_text, pad_text, show_text
+from packer.summary import Line, write_facts
 
 _LABELS = 12
 _CONFUSIONS = 8

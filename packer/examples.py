@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from packer.errors import CallError, InputError
 from packer.items import normalise_text
 from packer.prompts import quote
-from packer.summary import count_of
+from packer.shown import count_of
 from packer.tables import Reader, Row, is_streamed
 from packer.task import Example, Task
 from packer.tokens import count_tokens

@@ -44,6 +44,7 @@ def label_frame(
     text: str,
     model: str,
     task: Task | None = None,
+    progress: bool = False,
     **options: Unpack[RunnerOptions],
 ) -> IntoDataFrameT:
     """`frame` with the columns `label` (or the record's fields), `status` and `error` behind its own.
@@ -61,7 +62,7 @@ def label_frame(
     task = choose_task(labels, task)
     wanted = {"confidence": options.get("confidence", False), "decision": options.get("doubt") is not None}
     added = added_columns(task, taken=table.columns, **wanted)
-    results = label(texts, task=task, model=model, **options)
+    results = label(texts, task=task, model=model, progress=progress, **options)
     fields = fields_of(task)
     rows = [fitted(result, fields, added, **wanted) for result in results]
     values = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in added]

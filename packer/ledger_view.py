@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 from packer.ledger import Attempt, Ledger
-from packer.summary import show_text
+from packer.shown import show_text
 from packer.usage import format_usd
 
 

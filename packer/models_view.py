@@ -11,7 +11,8 @@ from packer.plan_view import count_items, describe_requests, name_source
 from packer.planning import Plan, plan_job
 from packer.pricing import Quote, find_quote, table_version
 from packer.requests import Requests, make_keys
-from packer.summary import Line, cut_text, show_text, write_facts
+from packer.shown import cut_text, show_text
+from packer.summary import Line, write_facts
 from packer.tables import Reader
 from packer.tokens import bound_tokens, count_tokens
 from packer.usage import format_price, format_usd

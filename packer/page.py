@@ -32,7 +32,7 @@ from packer.report_words import (
     tell_tiles,
     tell_verdict,
 )
-from packer.summary import count_of
+from packer.shown import count_of
 
 _MODULES = ("jinja2", "vl_convert")
 _LARGE = 12  # labels from which a matrix takes the whole width

@@ -16,7 +16,8 @@ from packer.examples import describe_examples
 from packer.planning import Load, Plan, plan_job
 from packer.pricing import Quote, find_batch_price, find_near, find_quote, refuse_unpriced
 from packer.requests import Requests, make_keys, name_job
-from packer.summary import Line, count_of, write_facts
+from packer.shown import count_of
+from packer.summary import Line, write_facts
 from packer.tables import Reader
 from packer.tokens import bound_tokens, count_tokens
 from packer.usage import FREE, Price, format_price, format_usd

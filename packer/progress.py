@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING, Self
 
 from packer.batch_files import ENDED
 from packer.events import AttemptEnded, Audited, BatchStands, Event, JobStopped, Paused, SettingRefused, Statistics
-from packer.summary import Line, show_text
+from packer.shown import show_text
 from packer.usage import format_usd
 
 if TYPE_CHECKING:
     import rich.console
     import rich.progress
 
+    from packer.summary import Line
+
 _RATE_SAMPLES = 120  # of the statistics, a few a second
+_SHORTEST_BAR = 8  # terminal cells, with the space behind it
 _SHOW_CURSOR = b"\x1b[?25h\n"
 
 
@@ -47,7 +50,7 @@ class Display:
         self._bar: rich.progress.Progress | None = None
         self._task: rich.progress.TaskID | None = None
         self._batches: dict[int, BatchStands] = {}
-        self._seen: deque[tuple[float, int]] = deque(maxlen=_RATE_SAMPLES)
+        self._pace = Pace(rows)
         self.is_terminal = self._console.is_terminal and not self._console.is_dumb_terminal
 
     def __enter__(self) -> Self:
@@ -78,14 +81,9 @@ class Display:
     def update(self, now: Statistics) -> None:
         """Move the bar."""
         if self._bar is not None and self._task is not None:
-            done = _count_done(now)
-            # over the last samples only: what came from the ledger at the start says nothing of the rest
-            self._seen.append((now.seconds, done))
-            seconds, before = self._seen[0]
-            rate = (done - before) / (now.seconds - seconds) if now.seconds > seconds else 0.0
-            waiting = " ".join(map(_write_standing, self._batches.values()))
-            described = describe(now, self._rows, rate) + (f"  {waiting}" if waiting else "")
-            self._bar.update(self._task, completed=done, description=described)
+            waiting = "".join(f"  {_write_standing(batch)}" for batch in self._batches.values())
+            said = self._pace.describe(now, self._console.width - _SHORTEST_BAR - len(waiting)) + waiting
+            self._bar.update(self._task, completed=self._pace.done, description=said)
 
     def line(self, text: str, style: str = "") -> None:
         """One line on standard error, above the bar."""
@@ -114,6 +112,24 @@ class Display:
             os.write(2, _SHOW_CURSOR)
 
 
+class Pace:
+    """What stands behind a bar, from statistics that are told a few times a second; `rows` as `Display` takes them."""
+
+    def __init__(self, rows: int | None) -> None:
+        self._rows = rows
+        self._seen: deque[tuple[float, int]] = deque(maxlen=_RATE_SAMPLES)
+        self.done = 0  # items
+
+    def describe(self, now: Statistics, width: int | None = None) -> str:
+        """The words for `now`, see `describe`; the rate is over the last samples."""
+        self.done = _count_done(now)
+        # the last only: what came from the ledger at the start says nothing of the rest
+        self._seen.append((now.seconds, self.done))
+        seconds, before = self._seen[0]
+        rate = (self.done - before) / (now.seconds - seconds) if now.seconds > seconds else 0.0
+        return describe(now, self._rows, rate, width)
+
+
 def row_printer(display: Display) -> Callable[[Line], None] | None:
     """What prints a line of the table on standard output where that is a terminal; None where it is not."""
     from rich.console import Console  # noqa: PLC0415  as above
@@ -126,19 +142,26 @@ def row_printer(display: Display) -> Callable[[Line], None] | None:
     return lambda line: console.print(line.text, style=line.style, soft_wrap=True)
 
 
-def describe(now: Statistics, rows: int | None, rate: float) -> str:
-    """What stands behind the bar: done, rate, spend, in flight, failed, time left. `rate` is in items a second."""
-    done = _count_done(now)
-    parts = [f"{done:,}" if rows is None else f"{done:,}/{rows:,}", f"{rate:,.0f}/s"]
-    spent = now.settled + now.in_doubt
-    if spent or now.unpriced:
-        parts.append(format_usd(spent) + ("+?" if now.unpriced else ""))
-    parts.append(f"{now.in_flight} in flight")
-    if now.failed:
-        parts.append(f"{now.failed:,} failed")
-    if rows is not None and rate > 0 and done < rows:
-        parts.append(_write_left((rows - done) / rate))
-    return "  ".join(parts)
+def describe(now: Statistics, rows: int | None, rate: float, width: int | None = None) -> str:
+    """What stands behind the bar: done, rate, spend, in flight, failed, time left. `rate` is in items a second.
+
+    Where `width` characters are not enough, what matters least is left out: in flight, rate, spend, then failed.
+    """
+    done, spent = _count_done(now), now.settled + now.in_doubt
+    parts = {
+        "done": f"{done:,}" if rows is None else f"{done:,}/{rows:,}",
+        "rate": f"{rate:,.0f}/s",
+        "spent": format_usd(spent) + ("+?" if now.unpriced else "") if spent or now.unpriced else "",
+        "in flight": f"{now.in_flight} in flight",
+        "failed": f"{now.failed:,} failed" if now.failed else "",
+        "left": _write_left((rows - done) / rate) if rows is not None and rate > 0 and done < rows else "",
+    }
+    for name in ("", "in flight", "rate", "spent", "failed"):
+        parts.pop(name, None)
+        said = "  ".join(part for part in parts.values() if part)
+        if width is None or len(said) <= width:
+            break
+    return said
 
 
 def _count_done(now: Statistics) -> int:

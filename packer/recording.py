@@ -17,7 +17,7 @@ from annotated_types import MaxLen
 from packer.errors import Failure
 from packer.events import AttemptEnded, Event, Statistics
 from packer.items import Result, Status
-from packer.summary import show_text
+from packer.shown import show_text
 
 MOST_MOMENTS = 240
 MOST_UNANSWERED = 100

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from packer.drawing import cut, percent, shown
 from packer.items import Status
 from packer.report import Money, Report
-from packer.summary import count_of, write_seconds
+from packer.shown import count_of
+from packer.summary import write_seconds
 from packer.usage import format_price, format_usd
 
 _REASONS = 20

@@ -6,7 +6,7 @@ escapes, so that a terminal prints them and does nothing else.
 
 from __future__ import annotations
 
-import re
+import shlex
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,53 +16,39 @@ from typing import Any, NamedTuple
 from packer.audit import AuditResult
 from packer.columns import answers
 from packer.events import Statistics
-from packer.exchange import ChargeSource
 from packer.items import Result, Status
+from packer.shown import count_of, cut_text, pad_text, show_text
+from packer.standing import count_items, write_cost
 from packer.usage import format_usd
 from packer.votes import DoubtResult
 
-_SPACE = re.compile(r"[ \t\n\r\v\f\x85\u2028\u2029]+")
-_UNSHOWN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
-    "\U000e0000-\U000e0fff]"
-)
-_SOURCES = {
-    ChargeSource.HEADER: "told by the gateway",
-    ChargeSource.PROXY: "told by the proxy",
-    ChargeSource.BODY: "told in the replies",
-    ChargeSource.PRICE: "tokens x price",
-    ChargeSource.RESERVE: "worst case, the gateway told nothing",
-}
 _REASONS_SHOWN = 2
 # That a fact may take: a reason is a stranger's word, and may be long
-_LINES = {"audit": 4, "batch": 4, "votes": 3, "cost": 3, "doubtful": 3, "failed": 1, "stopped": 3}
-
-
-def show_text(text: str) -> str:
-    """`text` on one line that a terminal prints and does not obey."""
-    return _UNSHOWN.sub(_escape, _SPACE.sub(" ", text))
-
-
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def cut_text(text: str, width: int) -> str:
-    """`text` in at most `width` terminal cells, cut with an ellipsis; a full-width character takes two."""
-    from rich.cells import cell_len, set_cell_size  # noqa: PLC0415  a bad call does not wait for rich
-
-    if len(text) * 2 <= width or cell_len(text) <= width:
-        return text
-    return set_cell_size(text, width - 1).rstrip() + "…" if width > 0 else ""
-
-
-def pad_text(text: str, width: int) -> str:
-    """`text` in exactly `width` terminal cells, cut like `cut_text`."""
-    from rich.cells import cell_len  # noqa: PLC0415  as above
-
-    cut = cut_text(text, width)
-    return cut + " " * (width - cell_len(cut))
+_LINES = {
+    "audit": 4,
+    "batch": 4,
+    "votes": 3,
+    "cost": 3,
+    "doubtful": 3,
+    "failed": 1,
+    "items": 4,
+    "next": 6,
+    "stopped": 3,
+}
+_SCREEN = 23  # lines: 24, and one for the prompt below
+# Where it does not fit, all but these are cut to a line; then what the report tells as well is left out, in this order
+_WHOLE = {"cost", "in doubt", "items", "next", "stopped"}
+_LEAST = ("in flight", "tokens", "sent", "refused", "cells", "known", "time", "column", "changed", "votes", "escalated")
+# What to do about a reason to stop, by what it begins with
+_MENDS = {
+    "interrupted": "",
+    "budget:": "with a larger --budget-usd, ",
+    "balance:": "when the account has money again, ",
+    "quota:": "when the account has money again, or its quota allows it, ",
+    "key refused:": "with a key that the gateway takes (--api-key-env or --api-key-file), ",
+    "unknown model:": "with a --model that the gateway serves, ",
+    "": "when that is mended, ",
+}
 
 
 class Line(NamedTuple):
@@ -151,19 +137,28 @@ class Ending:
 
 
 def write_summary(ending: Ending, *, width: int) -> list[Line]:
-    """The summary, at most `width` wide: what was done, what it took, what to do next."""
-    return write_facts(_facts(ending), width=width)
+    """The summary, at most `width` wide and a screen long: what was done, what it took, what to do next."""
+    facts = [*_facts(ending)]
+    lines = write_facts(facts, width=width)
+    for count in range(len(_LEAST) + 1):
+        if len(lines) <= _SCREEN:
+            break
+        lines = write_facts([fact for fact in facts if fact[0] not in _LEAST[:count]], width=width, brief=True)
+    return lines
 
 
-def write_facts(facts: Iterable[tuple[str, str, str]], *, width: int) -> list[Line]:
-    """Facts (a name of at most 9 letters, a text, a style) as lines of at most `width`, the texts below each other."""
+def write_facts(facts: Iterable[tuple[str, str, str]], *, width: int, brief: bool = False) -> list[Line]:
+    """Facts (a name of at most 9 letters, a text, a style) as lines of at most `width`, the texts below each other.
+
+    `brief` gives each a line, but for what to do next and why it stopped.
+    """
     lines: list[Line] = []
     room = max(width - 11, 20)
     for name, text, style in facts:
         shown = show_text(text)
         # a path is there to be copied, so it stays in one piece
         wrapped = [shown] if name == "output" else [cut_text(part, room) for part in textwrap.wrap(shown, room)]
-        most = _LINES.get(name, 2)
+        most = 1 if brief and name not in _WHOLE else _LINES.get(name, 2)
         if len(wrapped) > most:
             wrapped = [*wrapped[: most - 1], cut_text(f"{wrapped[most - 1]} …", room)]
         lines += [Line(f"{'' if number else name:<9}  {part}", style) for number, part in enumerate(wrapped)]
@@ -172,7 +167,7 @@ def write_facts(facts: Iterable[tuple[str, str, str]], *, width: int) -> list[Li
 
 def _facts(ending: Ending) -> Iterator[tuple[str, str, str]]:
     now = ending.now
-    yield "items", _count_items(now), ""
+    yield "items", count_items(now), ""
     if now.known:
         yield "known", f"{now.known:,} of them, from the ledger or with the text of another item", ""
     if now.requests:
@@ -187,7 +182,8 @@ def _facts(ending: Ending) -> Iterator[tuple[str, str, str]]:
         yield "audit", _write_audit(ending.audit, now.pack_size), "yellow" if ending.audit.broken else ""
     if ending.doubt is not None:
         yield from _write_doubtful(ending.doubt)
-    yield "cost", _write_cost(ending), ""
+    cost = write_cost(ending.earlier, now, on_this_machine=bool(ending.notice), budget=ending.budget)
+    yield "cost", cost, ""
     if now.doubt_requests:
         yield "in doubt", _write_doubt(now), "yellow"
     if levels := _write_levels(now):
@@ -196,8 +192,10 @@ def _facts(ending: Ending) -> Iterator[tuple[str, str, str]]:
     yield "time", f"{write_seconds(now.seconds)}{rate}", ""
     if now.refused_settings:
         yield "refused", f"the gateway does not take {', '.join(now.refused_settings)}; it was left out", ""
-    for given, chosen in ending.renamed:
-        yield "column", f"the input has a column {given!r} already; the new one is {chosen!r}", ""
+    if ending.renamed:
+        given, chosen = (", ".join(map(repr, names)) for names in zip(*ending.renamed, strict=True))
+        has, new = ("a column", "one is") if len(ending.renamed) == 1 else ("columns", "ones are")
+        yield "column", f"the input has {has} {given} already; the new {new} {chosen}", ""
     if ending.unsure:
         why = "the gateway told none, or they were labelled by a run that did not ask"
         yield "column", f"confidence is empty for {count_of(ending.unsure, 'labelled item')}: {why}", "yellow"
@@ -218,55 +216,34 @@ def _next_steps(ending: Ending) -> Iterator[tuple[str, str, str]]:
     now, output = ending.now, ending.output
     if output is not None:
         yield "output", output, ""
+    if now.stopped and not ending.stopped:
+        yield "note", now.stopped, "yellow"
     if ending.stopped:
         yield "stopped", ending.stopped, "yellow"
+    yield "next", _write_next(ending), "bold"
+
+
+def _write_next(ending: Ending) -> str:
+    now, output = ending.now, ending.output
+    kept = f"every answer is kept in {ending.ledger}"
+    if ending.stopped:
+        mend = next(mend for reason, mend in _MENDS.items() if ending.stopped.startswith(reason))
         what = f"{count_of(now.pending, 'item')} pending; " if now.pending else ""
-        when = "" if ending.stopped == "interrupted" else "when that is mended, "
-        kept = f"every answer is kept in {ending.ledger}"
-        yield "next", f"{what}{when}run the same command again to go on: {kept}", "bold"
-    elif now.failed or now.doubt:
-        where = "the column error says why" if output is not None else "--output FILE keeps them with their reasons"
-        yield "next", f"{where}; the same command again asks only for what has no answer yet", "bold"
-    elif now.stopped:
-        yield "note", now.stopped, "yellow"
-    elif ending.on_screen:
-        yield "next", "--output FILE writes the rows; nothing is asked again", "bold"
-
-
-def _count_items(now: Statistics) -> str:
-    parts = [
-        f"{count:,} {word}"
-        for count, word in (
-            (now.labelled, "labelled"),
-            (now.failed, "failed"),
-            (now.doubt, "in doubt"),
-            (now.pending, "pending"),
+        return f"{what}{mend}run the same command again to go on: {kept}"
+    if now.failed or now.doubt:
+        parts = ["the column error says why" if output is not None else "--output FILE keeps them with their reasons"]
+        if now.failed:
+            parts.append("the same command again asks only for what has no answer yet")
+        if now.doubt:
+            parts.append("--on-doubt retry asks again for what is in doubt, and may pay for it twice")
+        return "; ".join(parts)
+    if output is not None:
+        return (
+            f"prompt-packer evaluate {shlex.quote(output)} --gold COLUMN tells how right it is, where COLUMN is right"
         )
-        if count
-    ]
-    return f"{now.items:,}" + (f": {', '.join(parts)}" if parts else "")
-
-
-def _write_cost(ending: Ending) -> str:
-    now, earlier = ending.now, ending.earlier
-    settled, doubt = now.settled - earlier.settled, now.in_doubt - earlier.in_doubt
-    unpriced = now.unpriced - earlier.unpriced
-    told = [_SOURCES[source] for source in now.charge_sources if source in _SOURCES]
-    parts = []
-    if not now.requests:
-        parts.append("nothing in this run")
-    elif told:
-        parts.append(f"{format_usd(settled)} ({', '.join(told)})")
-    elif not doubt and not unpriced:
-        parts.append("free: it ran on this machine" if ending.notice else "nothing was charged")
-    if unpriced:
-        parts.append(f"unknown for {count_of(unpriced, 'request')}: no charge was told, and no price is known")
-    if earlier.settled or earlier.in_doubt:
-        least = f"{format_usd(now.settled - now.assumed)} to " if now.in_doubt or now.assumed else ""
-        parts.append(f"{least}{format_usd(now.settled + now.in_doubt)} with earlier runs")
-    if ending.budget is not None:
-        parts.append(f"the budget is {format_usd(ending.budget)}")
-    return "; ".join(parts)
+    if ending.on_screen:
+        return "--output FILE writes the rows; nothing is asked again"
+    return f"{kept}; the same command again asks nothing"
 
 
 def _write_audit(audit: AuditResult, size: int) -> str:
@@ -334,8 +311,3 @@ def write_seconds(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def count_of(number: int, one: str, many: str = "") -> str:
-    """`number` things, in words."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
-from collections.abc import Coroutine, Iterable, Mapping
-from typing import Any, TypeVar, Unpack
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sized
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeAlias, TypeVar, Unpack
 
 from packer.errors import CallError, StoppedError
-from packer.items import Item, Result
+from packer.events import Statistics
+from packer.items import Item
 from packer.options import RunnerOptions
+from packer.results import Results
 from packer.runner import Runner
 from packer.task import Task
 
 _T = TypeVar("_T")
+_Show: TypeAlias = Callable[[Statistics], None]
+_TICK = 0.25  # seconds between two looks at the statistics
+
+
+class _Bar(Protocol):
+    def update(self, now: Statistics) -> None: ...
 
 
 def label(
@@ -23,11 +34,13 @@ def label(
     *,
     model: str,
     task: Task | None = None,
+    progress: bool = False,
     **options: Unpack[RunnerOptions],
-) -> list[Result]:
+) -> Results:
     """One result an item, in the order of `items`.
 
-    Give either `labels` (as `Task` takes them) or a whole `task`. `options` are those of `Runner`.
+    Give either `labels` (as `Task` takes them) or a whole `task`. `progress` shows a bar in a notebook, or on standard
+    error where that is a terminal, and nothing elsewhere. `options` are those of `Runner`.
 
     Raises `CallError` for what is wrong with the call, `LedgerError`, and `StoppedError` where the job stopped before
     its end: its `results` hold every item's state, and the same call again goes on where it stopped.
@@ -36,7 +49,11 @@ def label(
     if isinstance(items, str):
         raise CallError("expected a list of texts, got one text")
     runner = Runner(task, model=model, **options)
-    return _run(_label(runner, items))
+    make = functools.partial(_label, runner, items)
+    if not progress:
+        return _run(make, None)
+    with _open_bar(len(items) if isinstance(items, Sized) else None) as bar:
+        return _run(make, bar.update)
 
 
 def choose_task(labels: Any, task: Task | None) -> Task:
@@ -46,27 +63,51 @@ def choose_task(labels: Any, task: Task | None) -> Task:
     return Task(labels) if task is None else task
 
 
-async def _label(runner: Runner, items: Iterable[Item | str]) -> list[Result]:
+def _open_bar(rows: int | None) -> AbstractContextManager[_Bar]:
+    from packer.notebook import NotebookBar, is_notebook  # noqa: PLC0415  nobody waits for a bar that is not shown
+    from packer.progress import Display  # noqa: PLC0415  as above
+
+    return NotebookBar(rows) if is_notebook() else Display(rows, verbose=False)
+
+
+async def _label(runner: Runner, items: Iterable[Item | str], show: _Show | None) -> Results:
     async with runner:
-        results = [result async for result in runner.stream(items)]
-    stopped = runner.statistics().stopped
-    if stopped is not None:
-        raise StoppedError(stopped, results)
-    return results
+        earlier = runner.statistics()
+        ticker = None if show is None else asyncio.create_task(_tick(runner, show))
+        try:
+            results = [result async for result in runner.stream(items)]
+        finally:
+            if ticker is not None:
+                ticker.cancel()
+    now = runner.statistics()
+    if show is not None:
+        show(now)
+    labelled = Results(results, earlier=earlier, statistics=now)
+    if now.stopped is not None:
+        raise StoppedError(now.stopped, labelled)
+    return labelled
 
 
-def _run(work: Coroutine[Any, Any, _T]) -> _T:
+async def _tick(runner: Runner, show: _Show) -> None:
+    while True:
+        show(runner.statistics())
+        await asyncio.sleep(_TICK)
+
+
+def _run(make: Callable[[_Show | None], Coroutine[Any, Any, _T]], show: _Show | None) -> _T:
+    """The result of what `make` makes; it is told who is shown statistics, and `show` is called in this thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work)
+        return asyncio.run(make(show))
     # A loop runs in this thread (a notebook): another thread gets a loop of its own
     ended: list[_T] = []
     errors: list[BaseException] = []
     running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[_T]]] = []
+    latest: deque[Statistics] = deque(maxlen=1)
 
     async def main() -> _T:
-        task = asyncio.ensure_future(work)
+        task = asyncio.ensure_future(make(None if show is None else latest.append))
         running.append((asyncio.get_running_loop(), task))
         return await task
 
@@ -82,7 +123,8 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
     done = threading.Event()
     threading.Thread(target=run, name="packer-label").start()
     try:
-        done.wait()
+        while not done.wait(None if show is None else _TICK):
+            _show_latest(latest, show)
     except BaseException:
         # an interrupt reaches this thread only: the job is told, and keeps what is in flight
         for loop, task in running:
@@ -90,6 +132,13 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
                 loop.call_soon_threadsafe(task.cancel)
         done.wait()
         raise
+    finally:
+        _show_latest(latest, show)
     if errors:
         raise errors[0]
     return ended[0]
+
+
+def _show_latest(latest: deque[Statistics], show: _Show | None) -> None:
+    if latest and show is not None:
+        show(latest.pop())

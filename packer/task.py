@@ -24,6 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from packer.errors import TaskError, read_first_error
 from packer.items import MAX_ITEMS_CEILING, canonical_json, normalise_text
+from packer.shown import html_table
 from packer.usage import Price
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 # Part of the fingerprint: a change to what prompts.py writes is a change to what the model answers.
 PROMPT_FORMAT = 2
 _MOST_USD = 1_000_000
+_ROWS_SHOWN = 50  # of the labels, in a notebook
 
 LabelsLike: TypeAlias = Mapping[str, str] | Iterable[str] | type[Enum] | Any  # Any: a Literal[...] form
 RecordLike: TypeAlias = type[pydantic.BaseModel] | Mapping[str, Any]
@@ -245,6 +247,15 @@ class Task:
     def __repr__(self) -> str:
         asked = f"labels={list(self.labels)}" if self.record_schema is None else f"record={self._record_name}"
         return f"Task({asked}, examples={len(self.examples)}, shape={self.shape.value!r})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        named = self.labels.items() if self.record_schema is None else self.record_schema.get("properties", {}).items()
+        head = ("label", "description") if self.record_schema is None else ("field", "schema")
+        rows = [(name, told if isinstance(told, str) else canonical_json(told)) for name, told in named]
+        counts = f"examples: {len(self.examples)}, canaries: {len(self.canaries)}, shape: {self.shape.value}"
+        rest = f"and {len(rows) - _ROWS_SHOWN} more" if len(rows) > _ROWS_SHOWN else ""
+        return html_table([self.instructions or "no instructions", counts], head, rows[:_ROWS_SHOWN], rest)
 
     @property
     def _record_name(self) -> str:

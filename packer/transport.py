@@ -50,6 +50,8 @@ _PACK = re.compile(r'"pack"\s*:\s*"(\w+)"')
 _LONGEST_HEAD = 200
 # Output tokens that a gateway may count beyond max_tokens without having ignored it
 _MISCOUNT = 16
+# A shorter key is a placeholder for a server without keys: hiding it would cut letters and words out of answers
+_SHORTEST_SECRET = 8
 
 
 class Transport(Protocol):
@@ -166,7 +168,8 @@ class HttpTransport(ABC):
         garbled = charge is None and is_charge_garbled(call.headers, self._charge_header)
         balance = read_balance(call.headers)
         buckets = read_buckets(call.headers, now=time.time())
-        text = mask_secret(reading.text, self._secret)
+        is_secret = len(self._secret or "") >= _SHORTEST_SECRET
+        text = mask_secret(reading.text, self._secret) if is_secret else reading.text
         tokens = reading.tokens if prompt.logprobs else None
         return Reply(text, reading.stop_reason, seconds, reading.usage, charge, balance, garbled, buckets, tokens)
 

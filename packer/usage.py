@@ -32,11 +32,22 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """USD per million tokens; `cached_input` None means that cached tokens cost what others do."""
+    """USD per million tokens; `cached_input` None means that cached tokens cost what others do.
+
+    Raises `TypeError` for a float, which is not the amount that it shows.
+    """
 
     input: Decimal
     output: Decimal
     cached_input: Decimal | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("input", "output", "cached_input"):
+            amount = getattr(self, name)
+            if isinstance(amount, int):
+                object.__setattr__(self, name, Decimal(amount))
+            elif amount is not None and not isinstance(amount, Decimal):
+                raise TypeError(f"Price.{name}: expected a Decimal, like Decimal('0.15'), got {amount!r}")
 
 
 FREE = Price(Decimal(0), Decimal(0))

@@ -32,7 +32,8 @@ from packer.items import Item, Result, Status
 from packer.ledger import Ledger
 from packer.progress import describe, write_event
 from packer.prompts import read_user, write_answer
-from packer.summary import Ending, ResultTable, cut_text, show_text, write_summary
+from packer.shown import cut_text, show_text
+from packer.summary import Ending, ResultTable, write_summary
 from packer.task import Task, read_task
 from packer.testing import FakeTransport
 from packer.usage import Usage

@@ -17,7 +17,7 @@ from packer.evaluation import Evaluation, RecordEvaluation, Tally, check_librari
 from packer.evaluation_view import write_evaluation
 from packer.intervals import Interval, proportion
 from packer.items import Status
-from packer.summary import show_text
+from packer.shown import show_text
 
 Pairs = list[tuple[str | None, str | None]]
 

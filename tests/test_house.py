@@ -11,7 +11,7 @@ import packer
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
-    {"errors", "failpoints", "items", "usage"},
+    {"errors", "failpoints", "items", "shown", "usage"},
     {"exchange", "records", "task"},
     {
         "answers",
@@ -52,10 +52,10 @@ FLOORS = [
     | {"providers", "tokens", "transport", "wire"},
     {"account", "crew", "journal", "slots", "sources", "verdicts"},
     {"job", "lanes"},
-    {"columns", "options", "telling"},
-    {"arrow", "auditing", "desk", "intake"},
+    {"columns", "options", "standing", "telling"},
+    {"arrow", "auditing", "desk", "intake", "progress", "results"},
     {"collecting", "voting"},
-    {"runner", "testing"},
+    {"notebook", "runner", "testing"},
     {"sync"},
     {"frames"},
     {"__init__"},
@@ -87,7 +87,6 @@ FLOORS = [
         "drawing",
         "examples",
         "page",
-        "progress",
         "quality_charts",
         "reading",
         "recording",
@@ -155,7 +154,6 @@ ROOMS = [
         "drawing",
         "examples",
         "page",
-        "progress",
         "quality_charts",
         "reading",
         "recording",

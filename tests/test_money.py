@@ -3,6 +3,7 @@
 import random
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -193,3 +194,12 @@ def test_the_pack_size_stays_between_one_and_the_cap(cap: int, answers: list[tup
     for asked, share in answers:
         sizer.answered(asked, int(asked * share))
         assert 1 <= sizer.size <= cap
+
+
+def test_a_price_is_of_decimals_and_a_float_is_refused_before_anything_is_reckoned() -> None:
+    make: Any = Price  # as a caller without a type checker has it
+    assert make(1, 4, 0) == Price(Decimal(1), Decimal(4), Decimal(0))
+    assert type(make(1, 4).input) is Decimal
+    for wrong in (0.15, "0.15"):
+        with pytest.raises(TypeError, match=r"Price.output: expected a Decimal, like Decimal\('0.15'\), got "):
+            make(Decimal(1), wrong)

@@ -62,16 +62,16 @@ async def ask(transport: GatewayTransport, *, prompt: Prompt = PROMPT, deadline:
         return error
 
 
-def connect(url: str, *, connections: int = 8) -> GatewayTransport:
-    return GatewayTransport("some/model", base_url=f"{url}/v1", api_key=KEY, connections=connections)
+def connect(url: str, *, connections: int = 8, key: str = KEY) -> GatewayTransport:
+    return GatewayTransport("some/model", base_url=f"{url}/v1", api_key=key, connections=connections)
 
 
-def talk(*script: Said, deadline: float = 5.0) -> list[Ended]:
+def talk(*script: Said, deadline: float = 5.0, key: str = KEY) -> list[Ended]:
     """What becomes of as many requests as the script has replies, one after the other."""
 
     async def run() -> list[Ended]:
         async with GatewayServer(script) as server:
-            transport = connect(server.url)
+            transport = connect(server.url, key=key)
             ended = [await ask(transport, deadline=deadline) for _ in script]
             await transport.aclose()
             return ended
@@ -308,6 +308,14 @@ def test_a_refusal_may_have_been_billed_where_work_was_done_or_a_charge_cannot_b
 def test_a_model_that_repeats_the_key_is_not_repeated() -> None:
     told = completion(json.dumps({"pack": "k", "answers": [f"1 it is {KEY}, and {KEY[3:15]} too"]}))
     assert replied(Answer(told)).text == '{"pack": "k", "answers": ["1 it is [key], and [key] too"]}'
+
+
+@pytest.mark.parametrize("key", ["x", "none", "ollama"])
+def test_a_placeholder_for_a_key_is_not_cut_out_of_answers(key: str) -> None:
+    answer = '{"pack": "vxrc", "answers": ["1 none", "2 ollama"]}'
+    (ended,) = talk(Answer(completion(answer)), key=key)
+    assert isinstance(ended, Reply)
+    assert ended.text == answer
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ async def use() -> None:
         packer.read_task("task.toml"),
     ]
     results = packer.label(["a", "b"], labels=["spam", "ham"], model="openai/gpt-4o-mini", budget_usd=1)
-    assert_type(results, list[packer.Result])
+    assert_type(results, packer.Results)
     assert_type(results[0].label, str | None)
     assert_type(results[0].status, packer.Status)
     limits = packer.PackLimits(max_items=10, max_request_usd=Decimal("0.01"))

@@ -18,7 +18,8 @@ from packer.drawing import cut, percent, shown
 from packer.errors import Failure, LedgerError
 from packer.recording import MOST_MOMENTS, Moment
 from packer.report_words import Tile
-from packer.summary import count_of, write_seconds
+from packer.shown import count_of
+from packer.summary import write_seconds
 from packer.usage import format_usd
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from packer.report_words import (
     write_interval,
     write_total,
 )
-from packer.summary import count_of, write_seconds
+from packer.shown import count_of
+from packer.summary import write_seconds
 from packer.usage import format_usd
 
 _TONES = {
