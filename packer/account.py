@@ -8,26 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Protocol
 
 from packer.books import Books
 from packer.budget import Budget
+from packer.ledger import AttemptState
 from packer.limiter import Limiter
 from packer.pacing import Pacer
 from packer.packs import Pack
 from packer.transport import Transport
+
+if TYPE_CHECKING:
+    from packer.verdicts import Verdict
 
 
 @dataclass(slots=True, eq=False)
 class Route:
     """One way to a model: how much is in flight on it, how much and how fast it may be, and what its gateway told.
 
-    `closed` says why nothing more may leave on it, None while it may.
+    `closed` says why nothing more may leave on it, None while it may. With `is_patient` a long silence is no news: what
+    is sent together takes its time.
     """
 
     model: str
     transport: Transport
     limiter: Limiter
+    is_patient: bool = False
     books: Books = field(default_factory=Books, init=False)
     pacer: Pacer = field(default_factory=Pacer, init=False)
     in_flight: int = field(default=0, init=False)
@@ -97,6 +104,28 @@ class Account:
         for route in self.routes:
             total.add(route.books)
         return total
+
+    def book(self, route: Route, verdict: Verdict) -> None:
+        """Book the money of a request that has ended, once its verdict is committed."""
+        request, budget, books = verdict.request, self.budget, route.books
+        reserve = request.reserve or Decimal(0)
+        books.told(verdict.usage, verdict.balance)
+        if verdict.state is AttemptState.DOUBT:
+            budget.hold(reserve)
+            books.doubted(texts=len(request.pack), priced=request.reserve is not None)
+        elif verdict.state is AttemptState.FREED:
+            budget.release(reserve)
+        elif verdict.charge is None:
+            books.unpriced += 1
+        else:
+            budget.settle(reserve, verdict.charge.usd)
+            books.charged(verdict.charge)
+            if request.reserve is not None and verdict.charge.usd > reserve:
+                self.close(
+                    route,
+                    f"a request was charged {verdict.charge.usd} USD, over its worst case of {reserve} USD: "
+                    "the price that is known for this model is not the gateway's",
+                )
 
     def wake(self) -> None:
         """A request has ended: money and room may have come back to anybody. Who has least under way looks first."""

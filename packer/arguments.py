@@ -95,7 +95,7 @@ def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     _take_job(plan)
     shown = {"help", "input", "text", "labels", "task", "model", "base_url", "id", "encoding", "budget_usd"}
-    shown |= {"max_request_usd", "price_input", "price_output", "max_items", "untrusted", "audit", "ledger"}
+    shown |= {"max_request_usd", "price_input", "price_output", "max_items", "untrusted", "audit", "ledger", "batch"}
     shown |= {"examples", "examples_per_label", "seed"}
     for action in plan._actions:  # noqa: SLF001  argparse has no public name for it
         if action.dest not in shown:  # taken, so that a command line of label's is one of plan's
@@ -215,6 +215,7 @@ def _take_job(label: Parser) -> None:
     _take_untrusted(running)
     _take_audit(running)
     _take_concurrency(running)
+    _take_batch(running)
     _take_ledger(running)
     add = running.add_argument
     add(
@@ -397,6 +398,13 @@ def _take_max_disagreement(group: argparse._ArgumentGroup) -> None:
         default=MAX_DISAGREEMENT,
         help=f"the share of answers that packs may change; else they become smaller (default: {MAX_DISAGREEMENT})",
     )
+
+
+def _take_batch(group: argparse._ArgumentGroup) -> None:
+    batch = "through the gateway's Batch API: half the price, an answer within a day; stop and go on as you like"
+    group.add_argument("--batch", action="store_true", help=batch)
+    abandon = "do not collect what earlier runs have left in batches: it may be paid for, and is asked again"
+    group.add_argument("--abandon-batches", action="store_true", help=abandon)
 
 
 def _take_doubt(group: argparse._ArgumentGroup) -> None:

@@ -13,20 +13,25 @@ from packer.usage import to_nano, to_usd
 
 @dataclass(slots=True)
 class Budget:
-    """The money of one job. `cap` None means no cap; `spent` and `doubt` are what earlier runs of it left behind."""
+    """The money of one job. `cap` None means no cap.
+
+    `spent`, `doubt` and `waiting` are what earlier runs of it left behind; what waits is in flight still.
+    """
 
     cap: Decimal | None = None
     spent: Decimal = Decimal(0)
     doubt: Decimal = Decimal(0)
+    waiting: Decimal = Decimal(0)
     _cap: int | None = field(init=False)
     _settled: int = field(init=False)
     _doubt: int = field(init=False)
-    _reserved: int = field(default=0, init=False)
+    _reserved: int = field(init=False)
 
     def __post_init__(self) -> None:
         self._cap = None if self.cap is None else int(self.cap * 1_000_000_000)  # rounded down: a cap is never passed
         self._settled = to_nano(self.spent)
         self._doubt = to_nano(self.doubt)
+        self._reserved = to_nano(self.waiting)
 
     @property
     def settled(self) -> Decimal:

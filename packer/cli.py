@@ -185,6 +185,8 @@ def _make_order(options: argparse.Namespace) -> Order:
     if (options.price_input is None) != (options.price_output is None):
         raise CallError("--price-input and --price-output: expected both or neither")
     price = None if options.price_input is None else Price(options.price_input, options.price_output)
+    if options.batch and (options.audit is not None or options.vote is not None or options.escalate is not None):
+        raise CallError("--batch: expected no --audit, --vote or --escalate: what is asked again would come too late")
     task = _make_task(options)
     model = options.model or task.model
     if model is None:
@@ -224,6 +226,8 @@ def _make_order(options: argparse.Namespace) -> Order:
         max_disagreement=options.max_disagreement,
         confidence=options.confidence,
         examples=options.examples,
+        batch=options.batch,
+        abandon_batches=options.abandon_batches,
     )
 
 

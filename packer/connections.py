@@ -38,8 +38,9 @@ def connect(
     api_key_file: Path | str | None = None,
     connections: int = 100,
     charge_header: str = CHARGE_HEADER,
+    batch: bool = False,
 ) -> Transport:
-    """The transport for `model`.
+    """The transport for `model`; with `batch` one that sends through the gateway's Batch API.
 
     With a `base_url`: any gateway that is compatible with OpenAI, and `model` is what it calls the model. Without one:
     `local` is the embedded model, `anthropic/...` and `google/...` are these providers, everything else is OpenAI.
@@ -54,6 +55,8 @@ def connect(
     if sum(source is not None for source in (api_key, api_key_env, api_key_file)) > 1:
         raise CallError("expected one of api_key, api_key_env and api_key_file")
     model = model.strip()
+    if batch and base_url is None and name_provider(model) != "openai":
+        raise CallError(f"batch: expected a gateway with OpenAI's Batch API, and {model} is none; see docs/batch.md")
     if base_url is None and model == "local":
         from packer.local import LocalTransport  # noqa: PLC0415  an extra
 
@@ -75,9 +78,10 @@ def connect(
         key = _known_key(_KEY_OF_HOST[host], host)
     if key is None and not _is_loopback(host):
         raise CallError(f"{host}: no key is known for this host; name the environment variable that holds its key")
-    return GatewayTransport(
-        model, base_url=url.geturl(), api_key=key, connections=connections, charge_header=charge_header
-    )
+    kind: type[GatewayTransport] = GatewayTransport
+    if batch:
+        from packer.batches import BatchTransport as kind  # noqa: N813, PLC0415  few jobs need it
+    return kind(model, base_url=url.geturl(), api_key=key, connections=connections, charge_header=charge_header)
 
 
 def name_provider(model: str) -> str:

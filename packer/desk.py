@@ -6,25 +6,31 @@ desk closes. Everybody's spending stands under the one name of the job.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+import math
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+
+import pydantic
 
 from packer import failpoints
 from packer.account import Account, Route
+from packer.batch_files import MOST_LINES
 from packer.books import Books
 from packer.budget import Budget
 from packer.crew import Crew
 from packer.errors import CallError, PriceError
-from packer.events import AttemptEnded, Event
+from packer.events import AttemptEnded, Event, Statistics
 from packer.journal import Journal
-from packer.ledger import Ledger
+from packer.ledger import AttemptState, Closed, Ledger
+from packer.ledger_batches import Waiting
 from packer.limiter import Limiter
 from packer.options import MOST_IN_FLIGHT
 from packer.requests import PARAMETERS
+from packer.steady import SteadyLimiter
 from packer.task import Task
 from packer.transport import Transport
 
@@ -56,13 +62,20 @@ class Desk:
         self.hold = hold
         self.tell = tell
         self.is_open = False
-        self._name = name
+        self.name = name
         self._spent: dict[str, Spent] = {}
         self._ways: set[tuple[str, str, str]] = set()
 
-    async def open(self) -> None:
-        """Open the ledger, and the account by what it says. Raises `PriceError` and `LedgerError`."""
+    async def open(self, *, abandoned: tuple[Task, str] | None = None) -> None:
+        """Open the ledger, and the account by what it says. Raises `PriceError` and `LedgerError`.
+
+        What is in a batch for the task and model that are `abandoned` is in doubt from now on: nobody will collect it.
+        """
         await self.journal.open()
+        for waiting in [] if abandoned is None else await self.find_waiting(*abandoned):
+            for attempt in waiting.attempts:
+                ended = Closed(attempt, AttemptState.DOUBT, "its batch was abandoned", None, None, math.nan, {})
+                await self.journal.commit(ended)
         self.account = await self.journal.ask(self._open_account)
 
     def admit(self, task: Task, model: str, ask: str, undo: AsyncExitStack) -> None:
@@ -81,9 +94,13 @@ class Desk:
         if not self.is_open:
             raise CallError("expected the main runner to be open")
 
-    def open_route(self, model: str, transport: Transport, concurrency: int | None) -> Route:
+    def open_route(self, model: str, transport: Transport, concurrency: int | None, *, batch: bool = False) -> Route:
         """A new way to a model; it stays, with all that is known of it, as long as the desk."""
-        route = Route(model, transport, Limiter(cap=MOST_IN_FLIGHT, fixed=concurrency))
+        if batch:
+            limiter: Limiter = SteadyLimiter(fixed=concurrency or MOST_LINES)
+        else:
+            limiter = Limiter(cap=MOST_IN_FLIGHT, fixed=concurrency)
+        route = Route(model, transport, limiter, is_patient=batch)
         self.account.routes.append(route)
         self.journal.on_late.append(route.limiter.waited)
         return route
@@ -93,15 +110,20 @@ class Desk:
         about = {"task": task.fingerprint, "model": model, "parameters": dict(PARAMETERS)}
         about |= {"ask": ask} if ask else {}
         failpoints.reach("job: about to be noted in the ledger")
-        number = await self.journal.ask(lambda ledger: ledger.start_job(self._name, about))
+        number = await self.journal.ask(lambda ledger: ledger.start_job(self.name, about))
         failpoints.reach("job: noted")
         return number
 
-    async def end_job(self, number: int, outcome: str, standing: Mapping[str, Any]) -> None:
+    async def end_job(self, number: int, outcome: str, statistics: Statistics) -> None:
         """Note in the ledger how it ended."""
+        standing = _standing_adapter().dump_python(statistics, mode="json")
         failpoints.reach("job: about to be ended in the ledger")
         await self.journal.ask(lambda ledger: ledger.end_job(number, outcome, standing))
         failpoints.reach("job: ended")
+
+    async def find_waiting(self, task: Task, model: str) -> list[Waiting]:
+        """The batches in which earlier runs have left what they asked of `model`."""
+        return await self.journal.ask(lambda ledger: ledger.waiting(task.fingerprint, model))
 
     def hear(self, event: Event) -> None:
         """A sibling's event: what its requests cost is added up, and everything is told."""
@@ -117,15 +139,20 @@ class Desk:
         return self._spent.get(ask, Spent())
 
     def _open_account(self, ledger: Ledger) -> Account:
-        spending = ledger.spending(self._name)
+        spending = ledger.spending(self.name)
         if spending.unknown and self.cap is not None:
             raise PriceError(
                 f"what {spending.unknown} earlier requests of this job cost is unknown, and a budget needs it: "
                 "go on without a budget, or start over with another ledger"
             )
         return Account(
-            Budget(self.cap, spending.settled, spending.doubt),
+            Budget(self.cap, spending.settled, spending.doubt, spending.open),
             Books(spending.unknown, spending.doubt_requests, spending.doubt_texts, spending.assumed),
             attempt=ledger.next_attempt(),
             doubtful=set(ledger.doubtful_keys()) if self.hold else set(),
         )
+
+
+@functools.cache
+def _standing_adapter() -> pydantic.TypeAdapter[Statistics]:
+    return pydantic.TypeAdapter(Statistics)

@@ -15,7 +15,8 @@
     │   ├── LedgerFull     the disk has no room for another row
     │   └── LedgerReadOnly it cannot be written
     ├── StoppedError       the job stopped before its end and can be resumed      (exit code 4)
-    └── TransportError     one request failed; `recovery.next_step` decides what follows
+    ├── TransportError     one request failed; `recovery.next_step` decides what follows
+    └── StillWaiting       one request goes on in a batch at the gateway, unwatched
 
 The message says what was wanted and where; the facts are attributes.
 """
@@ -122,6 +123,7 @@ class Failure(StrEnum):
     CUT = "cut"  # the headers came, the body did not: the charge may be known
     MALFORMED = "malformed"  # HTTP 200 and no chat completion in it
     UNTRUSTED = "untrusted"  # certificate, redirect: stop
+    CANCELLED = "cancelled"  # somebody has cancelled the batch that it was in, before its turn: stop
 
 
 class TransportError(PackerError):
@@ -155,6 +157,17 @@ class TransportError(PackerError):
         self.setting = setting
         self.buckets = buckets
         self.may_be_billed = may_be_billed
+
+
+class StillWaiting(PackerError):
+    """What was sent goes on in a batch at the gateway, and nobody waits for it any more; the next run collects it.
+
+    `reason` says why it is not waited for, empty where the job has stopped.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason or "left in a batch at the gateway")
+        self.reason = reason
 
 
 def read_first_error(invalid: pydantic.ValidationError) -> tuple[str, str]:

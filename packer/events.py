@@ -117,6 +117,23 @@ class Audited:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchStands:
+    """How a batch stands, whenever it was looked at; `batch` is its number in the ledger, `id` the gateway's.
+
+    `ended` of its `requests` have; `expires` is when the gateway gives up the rest, in Unix seconds, None where it does
+    not say.
+    """
+
+    batch: int
+    id: str
+    state: str
+    ended: int
+    requests: int
+    expires: int | None
+    ask: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class JobStopped:
     """The job sends nothing more; what is in flight is kept."""
 
@@ -134,6 +151,7 @@ Event: TypeAlias = (
     | Paused
     | SettingRefused
     | Audited
+    | BatchStands
     | JobStopped
 )
 

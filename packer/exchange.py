@@ -18,7 +18,8 @@ from packer.usage import Usage
 class Prompt:
     """One request's content; `schema` is the answer's JSON Schema, the same object in every prompt of a job.
 
-    `logprobs`: the reply's tokens are wanted too, where the gateway gives them.
+    `logprobs`: the reply's tokens are wanted too, where the gateway gives them. `attempt` is its number in the ledger,
+    which is not sent.
     """
 
     system: str
@@ -26,6 +27,7 @@ class Prompt:
     schema: Mapping[str, Any]
     max_tokens: int
     logprobs: bool = False
+    attempt: int = 0
 
 
 class StopReason(StrEnum):

@@ -24,6 +24,16 @@ NAMES = (
     "output: complete, not in its place",
     "output: in its place",
 )
+# Those that only a job with --batch passes
+BATCH_NAMES = (
+    "batch: about to be noted",
+    "batch: noted, nothing uploaded",
+    "batch: uploaded, about to be made",
+    "batch: made, its id not noted",
+    "batch: its id is noted",
+    "batch: its results are here",
+    "batch: an earlier one is collected",
+)
 
 _hook: Callable[[str], None] | None = None
 

@@ -12,7 +12,7 @@ from packer.crew import Crew
 from packer.items import Item, Result
 from packer.job import Job
 from packer.journal import Journal
-from packer.lanes import Lane
+from packer.lanes import LOOK_AHEAD, LOOK_AHEAD_IN_BATCH, Lane
 from packer.options import read_item
 from packer.slots import Slot
 from packer.sources import slices
@@ -21,13 +21,17 @@ _SLICE = 500  # items looked up, shuffled and packed together
 
 
 class Intake:
-    """How texts reach `job`. `linger` is how long, in seconds, a single text waits for others to share its pack."""
+    """How texts reach `job`. `linger` is how long, in seconds, a single text waits for others to share its pack.
+
+    `known` is set once the ledger knows all that it can know: answers of earlier runs may still be on their way to it.
+    """
 
     def __init__(self, job: Job, journal: Journal, crew: Crew, *, linger: float) -> None:
         self._job = job
         self._journal = journal
         self._crew = crew
         self._linger = linger
+        self.known = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._feeding = 0
         self._flush_at = 0.0
@@ -35,7 +39,7 @@ class Intake:
 
     async def stream(self, items: Iterable[Item | str] | AsyncIterable[Item | str]) -> AsyncGenerator[Result, None]:
         """As `Runner.stream`."""
-        lane = Lane()
+        lane = Lane(LOOK_AHEAD_IN_BATCH if self._job.route.is_patient else LOOK_AHEAD)
         feeder = asyncio.create_task(self._feed(items, lane))
         self._crew.listeners.add(lane.news)
         try:
@@ -107,6 +111,7 @@ class Intake:
             self._job.wake()
 
     async def _register(self, slots: list[Slot]) -> None:
+        await self.known.wait()
         fresh = self._job.board.register(slots)
         known = await self._journal.ask(lambda ledger: ledger.find(list(fresh))) if fresh else {}
         wanted = list(known) if self._job.confidence else []

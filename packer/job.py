@@ -21,7 +21,6 @@ from packer.estimates import GROWTH
 from packer.events import AttemptEnded, Statistics
 from packer.exchange import Prompt, Reply
 from packer.items import Status
-from packer.ledger import AttemptState
 from packer.pacing import Mark
 from packer.packs import Pack, Question, plan_packs, split_pack
 from packer.prompts import write_user
@@ -215,10 +214,10 @@ class Job:
         nonce = "".join(self.rng.choices(_NONCE_LETTERS, k=4))
         canaries = self._draw_canaries(len(pack))
         user = write_user(canaries.mix(pack.texts), nonce)
-        prompt = Prompt(self.requests.system, user, self.requests.schema, max_tokens, self.confidence)
+        attempt = self.account.next_attempt()
+        prompt = Prompt(self.requests.system, user, self.requests.schema, max_tokens, self.confidence, attempt)
         self.in_flight += 1
         self.route.in_flight += 1
-        attempt = self.account.next_attempt()
         request = Request(attempt, pack, record, prompt, nonce, reserve, self.route.in_flight, canaries, mark)
         self._requests += 1
         self._canaries += len(canaries)
@@ -247,7 +246,10 @@ class Job:
         self.route.in_flight -= 1
         is_refused = isinstance(verdict.outcome, Failed) and verdict.outcome.failure is Failure.RATE_LIMITED
         self.route.pacer.told(now, request.mark, verdict.buckets, refused=is_refused)
-        self._book(verdict)
+        self.account.book(self.route, verdict)
+        if isinstance(outcome, Answered):
+            sound, flying = len(verdict.rows), request.in_flight
+            self.route.books.answered(in_flight=flying, items=sound, seconds=verdict.seconds, charge=verdict.charge)
         keys = request.pack.keys
         for number, value in verdict.rows.items():
             self.board.answer(keys[number - 1], value, known=False, confidence=verdict.confidences.get(number))
@@ -266,7 +268,7 @@ class Job:
             job=self._record,
             jitter=self.rng.random(),
             hold=self.hold,
-            silence=0.0 if self._heard is None else now - self._heard,
+            silence=0.0 if self._heard is None or self.route.is_patient else now - self._heard,
         )
         self._canary_hits += bool(verdict.missed)
         # a hit says what stood in the pack, and nothing of its size
@@ -295,6 +297,15 @@ class Job:
         self.stop(reason)
         for key in request.pack.keys:
             self.board.give_up(key, Status.PENDING, f"stopped: {reason}")
+
+    def park(self, request: Request, reason: str) -> None:
+        """Leave a request where it is, in a batch: its reserve stays set aside, and its items are for the next run."""
+        self.in_flight -= 1
+        self.route.in_flight -= 1
+        if reason:
+            self.stop(reason)
+        for key in request.pack.keys:
+            self.board.give_up(key, Status.PENDING, "waiting: its batch goes on at the gateway, to be collected")
 
     def abandon(self) -> None:
         """Nobody reads what is in flight any more: it takes no room from others, and its reserve stays set aside."""
@@ -353,30 +364,6 @@ class Job:
             canaries_asked=self._canaries,
             canary_hits=self._canary_hits,
         )
-
-    def _book(self, verdict: Verdict) -> None:
-        reserve = verdict.request.reserve or Decimal(0)
-        budget, books = self.account.budget, self.route.books
-        books.told(verdict.usage, verdict.balance)
-        if verdict.state is AttemptState.DOUBT:
-            budget.hold(reserve)
-            books.doubted(texts=len(verdict.request.pack), priced=verdict.request.reserve is not None)
-        elif verdict.state is AttemptState.FREED:
-            budget.release(reserve)
-        elif verdict.charge is None:
-            books.unpriced += 1
-        else:
-            budget.settle(reserve, verdict.charge.usd)
-            books.charged(verdict.charge)
-            if verdict.request.reserve is not None and verdict.charge.usd > reserve:
-                self.account.close(
-                    self.route,
-                    f"a request was charged {verdict.charge.usd} USD, over its worst case of {reserve} USD: "
-                    "the price that is known for this model is not the gateway's",
-                )
-        if isinstance(verdict.outcome, Answered):
-            request, sound = verdict.request, len(verdict.rows)
-            books.answered(in_flight=request.in_flight, items=sound, seconds=verdict.seconds, charge=verdict.charge)
 
     def _learn(self, request: Request, outcome: Outcome, verdict: Verdict, now: float) -> Outcome:
         """Feed the limiter and the estimates; the outcome, told whether its allowance can still grow."""

@@ -150,6 +150,7 @@ class _Job:
             api_key_env=order.api_key_env,
             api_key_file=order.api_key_file,
             **about,
+            batch=order.batch,
         )
         doubt = make_doubt(order, connections.connect, **about)
         sample = None if order.target_accuracy is None else read_sample(order)
@@ -175,6 +176,7 @@ class _Job:
                 audit=order.audit,
                 max_disagreement=order.max_disagreement,
                 confidence=order.confidence,
+                abandon_batches=order.abandon_batches,
                 doubt=doubt,
                 on_event=self._hear,
             )
@@ -222,7 +224,12 @@ class _Job:
             if self._output is not None:
                 self._output.abandon()
         Display.restore_terminal()
-        note = "prompt-packer: left at once; what was in flight is in doubt; run the same command again to go on\n"
+        fate = (
+            "goes on at the gateway, where it was in a batch, and else is in doubt"
+            if self._order.batch
+            else "is in doubt"
+        )
+        note = f"prompt-packer: left at once; what was in flight {fate}; run the same command again to go on\n"
         with contextlib.suppress(OSError):
             os.write(2, note.encode())
         # not sys.exit: a thread that waits for a disk or a pipe would be waited for
@@ -304,6 +311,8 @@ class _Job:
             self._reader.end()  # a pipe may never end
         flying = self._runner.statistics().in_flight
         wait = f"waiting for {flying} request{'s' if flying != 1 else ''} in flight" if flying else "writing the output"
+        if self._order.batch:
+            wait = "batches go on at the gateway and are paid for; the same command collects them"
         self._display.line(f"stopping: {wait}; press Ctrl-C again to leave at once", "yellow")
 
     def _finish(self, output: Output | None) -> None:

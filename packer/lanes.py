@@ -10,14 +10,16 @@ from packer.items import Result
 from packer.slots import Slot
 
 # Items that are read ahead of the first one that has not ended: what a slow request may hold up, and memory's bound
-_LOOK_AHEAD = 10_000
+LOOK_AHEAD = 10_000
+LOOK_AHEAD_IN_BATCH = 50_000  # a batch holds up all that is in it
 _LOOK_AHEAD_CHARACTERS = 32_000_000
 
 
 class Lane:
-    """The items of one stream: read ahead, ended in any order, handed out in the input's."""
+    """The items of one stream: up to `look_ahead` are read ahead, ended in any order, handed out in the input's."""
 
-    def __init__(self) -> None:
+    def __init__(self, look_ahead: int = LOOK_AHEAD) -> None:
+        self._look_ahead = look_ahead
         self.news = asyncio.Event()
         self._slots: deque[Slot] = deque()
         self._characters = 0
@@ -50,6 +52,6 @@ class Lane:
 
     async def has_room(self) -> None:
         """Wait until more items may be read."""
-        while len(self._slots) >= _LOOK_AHEAD or self._characters >= _LOOK_AHEAD_CHARACTERS:
+        while len(self._slots) >= self._look_ahead or self._characters >= _LOOK_AHEAD_CHARACTERS:
             self._room.clear()
             await self._room.wait()

@@ -1,7 +1,8 @@
 """What was paid for is kept: an answer, and the money behind it, are in one transaction or in none.
 
 An attempt is written with its reserve before its request leaves, and closed once: settled, in doubt or freed. What is
-open when a ledger is opened for writing belongs to a process that died: it is in doubt before anything else happens.
+open when a ledger is opened for writing belongs to a process that died: it is in doubt before anything else happens,
+unless it is known to be in a batch, where it goes on without a process of ours.
 
 The first answer to a key stands. It is the one that was shown, so a later one, however it came to be bought, changes no
 result that somebody already has.
@@ -20,6 +21,7 @@ from typing import Any, Self
 
 from packer.errors import LedgerDamaged, LedgerError
 from packer.items import canonical_json
+from packer.ledger_batches import Line, Waiting, find_waiting, mark_batch, note_batch
 from packer.ledger_check import find_problems
 from packer.ledger_file import LedgerFile, Row, checksum
 from packer.ledger_jobs import JobRecord, count_answers, read_attempts, read_jobs
@@ -71,8 +73,8 @@ class Ledger:
     """The answers, attempts and spending in one SQLite file.
 
     `path` None keeps them in memory. Opened for writing, the ledger belongs to this process until `close`, and every
-    attempt that was open becomes in doubt; `read_only` takes no lock and changes nothing. One call at a time: a ledger
-    may be handed to another thread, not shared.
+    attempt that was open, and in no batch, becomes in doubt; `read_only` takes no lock and changes nothing. One call at
+    a time: a ledger may be handed to another thread, not shared.
 
     Every method raises `LedgerError` where the file cannot be used, by kind: LedgerInUse, LedgerForeign, LedgerNewer,
     LedgerDamaged, LedgerFull, LedgerReadOnly.
@@ -152,6 +154,18 @@ class Ledger:
                     _insert(db, "attempts", change)
 
         self._file.write(work, starts=any(isinstance(change, Opened) for change in changes))
+
+    def note_batch(self, *, url: str, task: str, model: str, token: str, lines: Sequence[Line]) -> int:
+        """Note that open attempts are about to go out in one batch; its id in the ledger."""
+        return note_batch(self._file, url=url, task=task, model=model, token=token, lines=lines)
+
+    def mark_batch(self, batch: int, *, uploaded: str | None = None, remote: str | None = None) -> None:
+        """Note the id of a batch's uploaded file, before the batch is made, or its own at the gateway."""
+        mark_batch(self._file, batch, uploaded=uploaded, remote=remote)
+
+    def waiting(self, task: str, model: str) -> list[Waiting]:
+        """The batches of this task and model whose attempts are open, in the order in which they were made."""
+        return [one for one in find_waiting(self._file) if (one.batch.task, one.batch.model) == (task, model)]
 
     def spending(self, name: str) -> Spending:
         """What all jobs of this `name` have booked. Every row is checked: a cap must not rest on rotten money."""
@@ -298,7 +312,9 @@ class Ledger:
 
     def _doubt_what_is_open(self) -> None:
         rows = self._file.read("SELECT id FROM attempts WHERE state = 'open'")
-        self.commit([Closed(row[0], AttemptState.DOUBT, "interrupted", None, None, math.nan, {}) for row in rows])
+        waiting = {attempt for one in find_waiting(self._file) for attempt in one.attempts}
+        gone = [row[0] for row in rows if row[0] not in waiting]
+        self.commit([Closed(attempt, AttemptState.DOUBT, "interrupted", None, None, math.nan, {}) for attempt in gone])
 
     def _close_attempt(self, db: sqlite3.Connection, closing: Closing) -> None:
         attempt = closing.attempt

@@ -18,6 +18,7 @@ from packer.ledger_file import LedgerFile, Row, checksum
 from packer.ledger_rows import (
     ANSWER_COLUMNS,
     ATTEMPT_COLUMNS,
+    BATCH_COLUMNS,
     CONFIDENCE_COLUMNS,
     FIRST_ID,
     JOB_COLUMNS,
@@ -41,7 +42,8 @@ def find_problems(file: LedgerFile) -> list[str]:
 
 
 def _problems(file: LedgerFile) -> Iterator[str]:
-    for search in (_page_problems, _job_problems, _attempt_problems, _answer_problems, _confidence_problems):
+    searches = (_page_problems, _job_problems, _attempt_problems, _answer_problems, _confidence_problems)
+    for search in (*searches, _batch_problems):
         found = search(file)
         while True:
             # one broken table leaves the others to be looked at
@@ -132,6 +134,26 @@ def _confidence_problems(file: LedgerFile) -> Iterator[str]:
             yield f"confidence {key}: it is {value!r}"
         if answered_by != attempt:
             yield f"confidence {key}: its attempt {attempt} did not give the answer"
+
+
+def _batch_problems(file: LedgerFile) -> Iterator[str]:
+    if file.version < 3:
+        return
+    sql = f"SELECT {BATCH_COLUMNS} FROM batches WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608  constants
+    for row in file.pages(sql, FIRST_ID):
+        batch, about, _, lines, _, uploaded, remote, _ = row
+        yield from _rot(f"batch {batch}", row)
+        if not isinstance(_json(about), dict):
+            yield f"batch {batch}: what it is about is no JSON object"
+        if remote is not None and uploaded is None:
+            yield f"batch {batch}: it was made of nothing that was uploaded"
+        listed = _json(lines)
+        if not isinstance(listed, list) or not all(isinstance(line, list) and len(line) == 4 for line in listed):
+            yield f"batch {batch}: its lines are no JSON list of four each"
+            continue
+        for attempt, *_ in listed:
+            if not file.read("SELECT 1 FROM attempts WHERE id = ?", (attempt,)):
+                yield f"batch {batch}: its attempt {attempt} does not exist"
 
 
 def _rot(what: str, row: Row) -> Iterator[str]:

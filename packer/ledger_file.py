@@ -31,7 +31,7 @@ from packer.errors import (
 from packer.ledger_lock import check_path, create_private, drop_ballast, file_size, identity, make_ballast, take_lock
 
 APPLICATION_ID = 0x70706B72  # "ppkr"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # How long another program may keep us waiting: at the start, and with an answer in hand that was paid for
 OPENING_SECONDS = 5.0
 WRITING_SECONDS = 60.0
@@ -82,9 +82,19 @@ SCHEMA = {
   attempt INTEGER NOT NULL,
   checksum INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID""",
+    "batches": """CREATE TABLE batches (
+  id INTEGER PRIMARY KEY,
+  about TEXT NOT NULL,
+  token TEXT NOT NULL,
+  lines TEXT NOT NULL,
+  made INTEGER NOT NULL,
+  file TEXT,
+  remote TEXT,
+  checksum INTEGER NOT NULL
+) STRICT""",
 }
 # Tables that came after format 1: an older ledger gets them when it is opened for writing, and does without for reading
-_ADDED = {"confidences": 2}
+_ADDED = {"confidences": 2, "batches": 3}
 
 # STRICT needs SQLite 3.37; Debian 12 and every python.org build have it.
 _SETTINGS = (

@@ -29,6 +29,7 @@ ATTEMPT_COLUMNS = (
 )
 ANSWER_COLUMNS = "key, value, attempt, at, checksum"
 CONFIDENCE_COLUMNS = "key, value, attempt, checksum"
+BATCH_COLUMNS = "id, about, token, lines, made, file, remote, checksum"
 FIRST_ID = -(2**63)
 
 # Of an attempt's columns, those that are written when it opens and never change

@@ -8,6 +8,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Literal, TypedDict
 
+from packer.batch_files import MOST_LINES
 from packer.cascade import DELTA
 from packer.errors import CallError
 from packer.events import Event
@@ -74,6 +75,8 @@ class RunnerOptions(TypedDict, total=False):
     audit: float | None
     max_disagreement: float
     confidence: bool
+    batch: bool
+    abandon_batches: bool
     doubt: Doubt | None
 
 
@@ -95,12 +98,13 @@ def read_share(name: str, given: float) -> float:
     return float(given)
 
 
-def read_concurrency(given: int | None, model: str) -> int | None:
+def read_concurrency(given: int | None, model: str, *, batch: bool = False) -> int | None:
     """`given` as a fixed limit, None for one that is searched for. Raises `CallError`."""
     if given is None:
         return _LOCAL_IN_FLIGHT if model == "local" else None
-    if not 1 <= given <= MOST_IN_FLIGHT:
-        raise CallError(f"concurrency: expected 1 to {MOST_IN_FLIGHT}, or None to search for it, got {given!r}")
+    most = MOST_LINES if batch else MOST_IN_FLIGHT
+    if not 1 <= given <= most:
+        raise CallError(f"concurrency: expected 1 to {most}, or None to search for it, got {given!r}")
     return given
 
 

@@ -58,6 +58,8 @@ class Order:
     max_disagreement: float = MAX_DISAGREEMENT
     confidence: bool = False
     examples: str | None = None
+    batch: bool = False
+    abandon_batches: bool = False
     vote: int | None = None
     doubtful_below: float = BELOW
     escalate: str | None = None

@@ -8,12 +8,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from packer.batch_files import MOST_LINES
 from packer.canaries import find_canaries
 from packer.doubting import price_of
 from packer.errors import CallError
 from packer.examples import describe_examples
 from packer.planning import Load, Plan, plan_job
-from packer.pricing import Quote, find_near, find_quote, refuse_unpriced
+from packer.pricing import Quote, find_batch_price, find_near, find_quote, refuse_unpriced
 from packer.requests import Requests, make_keys, name_job
 from packer.shown import count_of
 from packer.summary import Line, write_facts
@@ -101,6 +102,8 @@ def _facts(
     yield from describe_requests(plan, order.limits.max_items)
     if plan.asked:
         yield from _write_cost(order, plan, price, source)
+        if order.batch:
+            yield "batch", _write_batch(order, plan), ""
         share = Decimal(str(order.audit or 0))
         if order.audit is not None:
             yield "audit", _write_audit(plan.singles, price, share), ""
@@ -152,6 +155,22 @@ def _write_cost(order: Order, plan: Plan, price: Price | None, source: str) -> I
     packs = "" if order.limits.max_items == 1 else " in packs"
     yield "cost", f"about {format_usd(expected)}{packs}{singles}", "bold"
     yield "worst", f"{format_usd(plan.packs.worst)}, if every answer runs on for as long as it may", ""
+
+
+def _write_batch(order: Order, plan: Plan) -> str:
+    """What a Batch API takes, in money and in time."""
+    given = order.price or order.task.price_of(order.model)
+    price, quote = find_batch_price(order.model, given), find_quote(order.model)
+    rounds = -(-plan.packs.requests // MOST_LINES)
+    days = f"{count_of(rounds, 'batch', 'batches')} of up to {MOST_LINES:,} requests, one after the other"
+    when = f"{days}, each within a day and mostly sooner; what is asked again takes longer"
+    if price is None:
+        return when
+    if given is None and (quote is None or quote.batch is None):
+        return f"no price of its Batch API is known, so that the ordinary one is reckoned with; {when}"
+    source = "half of what was given" if given is not None else "its list price"
+    shown = f"{format_price(price.input)} in, {format_price(price.output)} out per million tokens, {source}"
+    return f"about {format_usd(plan.packs.cost(price))} ({shown}); {when}"
 
 
 def _compare(plan: Plan, price: Price | None, max_items: int) -> Iterator[tuple[str, str, str]]:

@@ -64,6 +64,18 @@ def find_price(model: str) -> Price | None:
     return None if quote is None else quote.price
 
 
+def find_batch_price(model: str, given: Price | None) -> Price | None:
+    """The price of `model` through a Batch API: half of what was `given`, else what the table has for batches.
+
+    Where it has the ordinary price only, that one: nobody said that this gateway takes less. None where it has none.
+    """
+    if given is not None:
+        cached = None if given.cached_input is None else given.cached_input / 2
+        return Price(given.input / 2, given.output / 2, cached)
+    quote = find_quote(model)
+    return None if quote is None else quote.batch or quote.price
+
+
 def find_quote(model: str, *, at: datetime | None = None) -> Quote | None:
     """The list price of `model` from `at` on (now), None where the table has none.
 

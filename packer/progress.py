@@ -15,7 +15,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from packer.events import AttemptEnded, Audited, Event, JobStopped, Paused, SettingRefused, Statistics
+from packer.batch_files import ENDED
+from packer.events import AttemptEnded, Audited, BatchStands, Event, JobStopped, Paused, SettingRefused, Statistics
 from packer.shown import show_text
 from packer.usage import format_usd
 
@@ -48,6 +49,7 @@ class Display:
         self._console: rich.console.Console = Quiet(stderr=True, highlight=False, markup=False, emoji=False)
         self._bar: rich.progress.Progress | None = None
         self._task: rich.progress.TaskID | None = None
+        self._batches: dict[int, BatchStands] = {}
         self._pace = Pace(rows)
         self.is_terminal = self._console.is_terminal and not self._console.is_dumb_terminal
 
@@ -79,7 +81,8 @@ class Display:
     def update(self, now: Statistics) -> None:
         """Move the bar."""
         if self._bar is not None and self._task is not None:
-            said = self._pace.describe(now, self._console.width - _SHORTEST_BAR)
+            waiting = "".join(f"  {_write_standing(batch)}" for batch in self._batches.values())
+            said = self._pace.describe(now, self._console.width - _SHORTEST_BAR - len(waiting)) + waiting
             self._bar.update(self._task, completed=self._pace.done, description=said)
 
     def line(self, text: str, style: str = "") -> None:
@@ -89,8 +92,15 @@ class Display:
             self._console.print(text, style=style, soft_wrap=True)
 
     def event(self, event: Event) -> None:
-        """The line for an event that has one; without `verbose` only for a long pause, which looks like a fault."""
-        text = write_event(event) if self._verbose or isinstance(event, Paused) else None
+        """The line for an event that has one; without `verbose` only for what takes long, which looks like a fault."""
+        is_shown = self._verbose or isinstance(event, Paused)
+        if isinstance(event, BatchStands):
+            before = self._batches.get(event.batch)
+            is_shown = before is None or before.state != event.state
+            self._batches[event.batch] = event
+            if event.state in ENDED:
+                del self._batches[event.batch]
+        text = write_event(event) if is_shown else None
         if text is not None:
             who = f"{event.ask}: " if event.ask else ""
             self.line(f"{time.strftime('%H:%M:%S')} {show_text(who + text)}")
@@ -164,6 +174,10 @@ def _write_left(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02} left" if hours else f"{minutes}:{rest:02} left"
 
 
+def _write_standing(batch: BatchStands) -> str:
+    return f"{batch.state.replace('_', ' ')} {batch.ended:,}/{batch.requests:,}"
+
+
 def write_event(event: Event) -> str | None:
     """An event in a line; None for one that says nothing on its own."""
     match event:
@@ -179,6 +193,9 @@ def write_event(event: Event) -> str | None:
             return f"nothing is sent for {seconds:,.0f} s: the gateway asks to wait, or answers nobody"
         case Audited(broken=True, asked=asked, agreed=agreed):
             return f"asked again alone, {agreed:,} of {asked:,} items got the same answer: packs become smaller"
+        case BatchStands():
+            until = f", until {time.strftime('%H:%M', time.localtime(event.expires))} at most" if event.expires else ""
+            return f"batch {event.id} {_write_standing(event)} requests{'' if event.state in ENDED else until}"
         case JobStopped(reason=reason):
             return f"stopping: {reason}"
         case _:

@@ -234,7 +234,7 @@ def _after_answer(outcome: Answered, rest: int, pack: PackRecord, job: JobRecord
 def _after_failure(outcome: Failed, *, rest: int, pack: PackRecord, job: JobRecord, jitter: float, doubt: bool) -> Step:
     backoff = max(_SHORTEST, jitter * min(_LONGEST, _BASE * 2.0**pack.failures))
     match outcome.failure:
-        case Failure.KEY_REFUSED | Failure.QUOTA | Failure.UNKNOWN_MODEL | Failure.UNTRUSTED:
+        case Failure.KEY_REFUSED | Failure.QUOTA | Failure.UNKNOWN_MODEL | Failure.UNTRUSTED | Failure.CANCELLED:
             return Stop(f"{outcome.failure}: {outcome.message}", everybody=True)
         case _ if doubt and job.failures >= _DOUBTS_IN_ROW:
             # one pack after the other would be parked for a gateway that answers nobody

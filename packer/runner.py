@@ -6,7 +6,6 @@ An intent is committed before its request leaves, a verdict before it is shown. 
 from __future__ import annotations
 
 import asyncio
-import functools
 import random
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
@@ -16,23 +15,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-import pydantic
-
 from packer import failpoints
 from packer.account import Account, Route
 from packer.audit import MAX_DISAGREEMENT, Audit, AuditResult
 from packer.auditing import ASK, Auditor, make_audit
+from packer.batches import BatchTransport
 from packer.canaries import find_canaries
 from packer.cascade import Threshold
+from packer.collecting import find_waiting, make_sender
 from packer.connections import connect, name_provider
 from packer.crew import Crew
 from packer.desk import Desk
-from packer.errors import CallError, LedgerFull, TransportError
+from packer.errors import CallError, LedgerFull, StillWaiting, TransportError
 from packer.events import AttemptStarted, CanaryHit, Event, JobStarted, Statistics
 from packer.exchange import Reply
 from packer.intake import Intake
 from packer.items import Item, Result
 from packer.job import Job
+from packer.ledger_batches import Waiting
 from packer.options import MOST_IN_FLIGHT, Doubt, read_concurrency, read_usd
 from packer.packs import PackLimits, usual_items
 from packer.pricing import find_price, refuse_unpriced
@@ -67,7 +67,9 @@ class Runner:
     `audit` is the share of packed items that are asked again, each alone; where more than `max_disagreement` of them
     get another answer, packs become smaller; `docs/quality.md` says how that is decided. None asks nothing again.
     `confidence` asks the gateway for log-probabilities, so that results tell how sure the model was. `doubt` says what
-    is done about doubtful items, and asks for these too; None: the first answer counts.
+    is done about doubtful items, and asks for these too; None: the first answer counts. `batch` sends
+    through the gateway's Batch API, at half price and within a day; `docs/batch.md` says how. What an earlier run has
+    left in a batch is collected first; with `abandon_batches` it is in doubt instead, and asked again.
 
     Raises `CallError` for what is wrong with the call and `LedgerError`, both on entering.
     """
@@ -94,6 +96,8 @@ class Runner:
         audit: float | None = None,
         max_disagreement: float = MAX_DISAGREEMENT,
         confidence: bool = False,
+        batch: bool = False,
+        abandon_batches: bool = False,
         doubt: Doubt | None = None,
     ) -> None:
         self.task = task
@@ -103,9 +107,11 @@ class Runner:
         self._untrusted = untrusted
         self._canaries = find_canaries(task) if untrusted else {}
         self._limits = limits or PackLimits(usual_items(task.max_items, untrusted=untrusted))
-        self._price = price
+        self._price = self._given_price = price
         self._given_concurrency = concurrency
-        self._concurrency = read_concurrency(concurrency, model)
+        self._batch = batch if transport is None else isinstance(transport, BatchTransport)
+        self._abandons = abandon_batches
+        self._concurrency = read_concurrency(concurrency, model, batch=self._batch)
         self._on_doubt = on_doubt
         self._seed = seed
         self._linger = linger
@@ -154,6 +160,8 @@ class Runner:
         """
         if not ask.strip():
             raise CallError("ask: expected a word that says how it is asked")
+        if self._batch:
+            raise CallError("batch: expected a job that asks in one way; no audit and no sibling can wait for a day")
         model = self.model if model is None else model
         base_url, api_key = self._address or (None, None)
         if base_url is None and name_provider(model) != name_provider(self.model):
@@ -211,6 +219,7 @@ class Runner:
             if self._leads:
                 self._desk.is_open = False
                 self._account.stop_waiting(reason)
+            self._sender.leave()
             for crew in [*self._desk.crews] if self._leads else [self._crew]:
                 await crew.wait()
         finally:
@@ -240,6 +249,7 @@ class Runner:
         """Send nothing more: what is in flight is kept, all other items become pending."""
         self._intake.send_lingering()
         self._job.stop(reason)
+        self._sender.leave()
         self._account.wake()
 
     @property
@@ -285,23 +295,24 @@ class Runner:
         if self._price is None and (desk.cap is not None or self._limits.max_request_usd is not None):
             raise refuse_unpriced(self.model)
         if self._leads:
-            await desk.open()
+            await desk.open(abandoned=(self.task, self.model) if self._abandons else None)
+        waiting = await find_waiting(desk, self.task, self.model, transport, price=self._given_price)
         if route is None:
-            route = desk.open_route(self.model, transport, self._concurrency)
+            route = desk.open_route(self.model, transport, self._concurrency, batch=self._batch)
         self._number = await desk.start_job(self.task, self.model, self._ask)
         if self._leads:
             desk.is_open = True
             desk.admit(self.task, self.model, self._ask, self._undo)
         desk.check_open()  # it may have closed while the ledger was written
-        self._join(desk.account, self._make_job(route))
+        self._join(desk.account, self._make_job(route), waiting)
 
     def _connect(self) -> Transport:
         transport = self._given_transport
         if transport is None:
             if self._address is None:
                 raise CallError(f"model {self.model}: expected its transport, because the main runner was given one")
-            base_url, api_key = self._address
-            transport = connect(self.model, base_url=base_url, api_key=api_key, connections=MOST_IN_FLIGHT)
+            url, key = self._address
+            transport = connect(self.model, base_url=url, api_key=key, connections=MOST_IN_FLIGHT, batch=self._batch)
         self._desk.undo.push_async_callback(transport.aclose)
         return transport
 
@@ -324,9 +335,10 @@ class Runner:
             confidence=self._confidence,
         )
 
-    def _join(self, account: Account, job: Job) -> None:
+    def _join(self, account: Account, job: Job, waiting: list[Waiting]) -> None:
         self._job, self._account = job, account
         self._intake = Intake(job, self._desk.journal, self._crew, linger=self._linger)
+        self._sender = make_sender(job, self._desk, waiting, tell=self._emit, known=self._intake.known)
         account.members.append(job)
         self._undo.callback(account.members.remove, job)
         self._desk.crews.append(self._crew)
@@ -336,21 +348,15 @@ class Runner:
         if stopped is not None:
             job.stop(stopped)
         self._crew.start(self._dispatch(), serves=True)
+        self._crew.start(self._sender.collect())
 
     async def _open_audit(self, audit: Audit) -> None:
         alone = self.sibling(ASK, limits=replace(self._limits, max_items=1))
         await alone.__aenter__()  # it is left when the desk closes
-        auditor = Auditor(
-            audit,
-            self._job,
-            self._desk.journal,
-            ask=alone.submit,
-            make_key=make_keys(self.task, self.model, ASK),
-            tell=self._emit,
-        )
-        self._auditor = auditor
-        self._job.witnesses.append(auditor)
-        self._undo.push_async_callback(auditor.close)
+        make_key, journal = make_keys(self.task, self.model, ASK), self._desk.journal
+        self._auditor = Auditor(audit, self._job, journal, ask=alone.submit, make_key=make_key, tell=self._emit)
+        self._job.witnesses.append(self._auditor)
+        self._undo.push_async_callback(self._auditor.close)
 
     async def _end(self) -> None:
         try:
@@ -363,9 +369,7 @@ class Runner:
             self._tell_changes()
             self._ended_after = self._loop.time() - self._began
             if self._crew.broken is None:
-                standing = _standing_adapter().dump_python(self.statistics(), mode="json")
-                outcome = self._job.stopped or "finished"
-                await self._desk.end_job(self._number, outcome, standing)
+                await self._desk.end_job(self._number, self._job.stopped or "finished", self.statistics())
         finally:
             self._crew.end(CallError("the runner is closed"))
 
@@ -378,8 +382,8 @@ class Runner:
             wait = self._intake.wait(now)
             while (request := self._job.next_request(now, flush=not wait)) is not None:
                 self._crew.start(self._attempt(request))
-            if self._jury is not None and not wait:
-                self._jury.look(stopped=self._job.stopped is not None)
+            if self._job.stopped is not None:
+                self._sender.leave()
             self._tell_changes()
             self._set_timer([self._job.next_wake(now), wait or None])
             await self._wake.wait()
@@ -412,9 +416,13 @@ class Runner:
         began = self._loop.time()
         ended: Reply | TransportError
         try:
-            ended = await self._job.route.transport.send(request.prompt, deadline=_DEADLINE)
+            ended = await self._sender.send(request, deadline=_DEADLINE)
         except TransportError as error:
             ended = error
+        except StillWaiting as left:
+            self._job.park(request, left.reason)
+            self._account.wake()
+            return
         failpoints.reach("reply: here, nothing booked")
         seconds = self._loop.time() - began
         verdict = self._job.judge(request, ended, seconds, free=self._job.route.transport.is_free())
@@ -440,8 +448,3 @@ class Runner:
         self._crew.keep(error)
         self._job.stop(f"on_event raised {type(error).__name__}")
         self._account.wake()
-
-
-@functools.cache
-def _standing_adapter() -> pydantic.TypeAdapter[Statistics]:
-    return pydantic.TypeAdapter(Statistics)

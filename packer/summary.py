@@ -24,7 +24,17 @@ from packer.votes import DoubtResult
 
 _REASONS_SHOWN = 2
 # That a fact may take: a reason is a stranger's word, and may be long
-_LINES = {"audit": 4, "votes": 3, "cost": 3, "doubtful": 3, "failed": 1, "items": 4, "next": 6, "stopped": 3}
+_LINES = {
+    "audit": 4,
+    "batch": 4,
+    "votes": 3,
+    "cost": 3,
+    "doubtful": 3,
+    "failed": 1,
+    "items": 4,
+    "next": 6,
+    "stopped": 3,
+}
 _SCREEN = 23  # lines: 24, and one for the prompt below
 # Where it does not fit, all but these are cut to a line; then what the report tells as well is left out, in this order
 _WHOLE = {"cost", "in doubt", "items", "next", "stopped"}

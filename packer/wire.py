@@ -36,7 +36,7 @@ class Call:
     `sent`: its first byte may have left. `status` is None until the headers are there. `body` is what was read and
     decompressed; `complete` tells that it is all. `trouble` says what broke the call off, empty where nothing did.
     `unwritten`: the SDK could not write the request. `untrusted`: the server is not the one that was meant. `garbled`:
-    what came is no HTTP, or no body that can be read.
+    what came is no HTTP, or no body that can be read. `most` bytes of it are read.
     """
 
     unwritten: bool = False
@@ -48,6 +48,7 @@ class Call:
     trouble: str = ""
     untrusted: bool = False
     garbled: bool = False
+    most: int = MAX_BODY
     connection: Any = None  # aiohttp's protocol: what the request went over
 
     def distrust(self) -> None:
@@ -81,12 +82,13 @@ class Wire:
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
 
-    async def call(self, ask: Callable[[], Awaitable[object]], *, deadline: float) -> Call:
+    async def call(self, ask: Callable[[], Awaitable[object]], *, deadline: float, most: int = MAX_BODY) -> Call:
         """What came of the one request that `ask`, a method of an SDK on a client of `client()`, sends.
 
-        `deadline` is in seconds and covers everything. Whatever goes wrong is told by the `Call`; nothing is raised.
+        `deadline` is in seconds and covers everything; a body of more than `most` bytes is no reply. Whatever goes
+        wrong is told by the `Call`; nothing is raised.
         """
-        call = Call()
+        call = Call(most=most)
         token = _CALL.set(call)
         try:
             async with asyncio.timeout(deadline):
@@ -105,15 +107,18 @@ class Wire:
         # Proxies and passwords from the environment are for those who asked for them; a redirect is nobody's wish
         return http.AsyncClient(transport=_Adapter(self, http), trust_env=False, follow_redirects=False, timeout=None)
 
-    async def send(self, url: str, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Call:
-        """Post `body` for the call of the present context, which is returned."""
+    async def send(self, method: str, url: str, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Call:
+        """Send `body` for the call of the present context, which is returned."""
         call = _CALL.get()
         if _origin(url) != self._origin:
             call.untrusted, call.trouble = True, f"the SDK wants to send to {urlsplit(url).hostname}"
             return call
-        passed = {name: value for name, value in _decode(headers) if name.startswith(self._passed)}
+        given = dict(_decode(headers))
+        sent = {name: value for name, value in given.items() if name.startswith(self._passed)} | self._headers
+        if (kind := given.get("content-type", "")).startswith("multipart/form-data"):  # a file, with its boundary
+            sent["Content-Type"] = kind
         try:
-            await self._exchange(call, url, {**passed, **self._headers}, body)
+            await self._exchange(call, method, url, sent, body)
         except aiohttp.ClientConnectorCertificateError as error:
             call.untrusted, call.trouble = True, f"{error.host}: {error.certificate_error}"
         except aiohttp.ClientResponseError as error:
@@ -131,9 +136,11 @@ class Wire:
             await self._session.close()
             self._session = None
 
-    async def _exchange(self, call: Call, url: str, headers: Mapping[str, str], body: bytes) -> None:
+    async def _exchange(self, call: Call, method: str, url: str, headers: Mapping[str, str], body: bytes) -> None:
         session = self._open()
-        request = session.post(url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=call)
+        request = session.request(
+            method, url, data=body or None, headers=headers, allow_redirects=False, trace_request_ctx=call
+        )
         async with request as response:
             call.headers = read_headers(response.headers.items())
             call.status = response.status
@@ -216,12 +223,12 @@ async def _read(call: Call, response: aiohttp.ClientResponse) -> None:
             call.body += chunk
         else:
             try:
-                call.body += unpack.decompress(chunk, MAX_BODY + 1 - len(call.body))
+                call.body += unpack.decompress(chunk, call.most + 1 - len(call.body))
             except zlib.error as error:
                 call.garbled, call.trouble = True, f"the reply is no {encoding}: {error}"
                 return
-        if len(call.body) > MAX_BODY:
-            call.garbled, call.trouble = True, f"the reply is longer than {MAX_BODY} bytes"
+        if len(call.body) > call.most:
+            call.garbled, call.trouble = True, f"the reply is longer than {call.most} bytes"
             return
         if unpack is not None and unpack.unused_data:
             call.garbled, call.trouble = True, f"the reply goes on after the end of its {encoding}"
@@ -240,7 +247,7 @@ class _Adapter:
         self._http = http
 
     async def handle_async_request(self, request: Any) -> Any:
-        call = await self._wire.send(str(request.url), request.headers.raw, await request.aread())
+        call = await self._wire.send(request.method, str(request.url), request.headers.raw, await request.aread())
         if not call.complete:
             raise self._http.TransportError("broken off")
         # An SDK parses a reply but is not told of an error's words

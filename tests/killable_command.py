@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packer import failpoints
+from packer import batch_files, batches, failpoints
 from packer.cli import main
 from packer.tokens import count_tokens
 
@@ -105,6 +105,12 @@ class Commands:
             if self._alive is not None:
                 os.kill(self._alive, signal.SIGKILL)
 
+    def interrupt(self) -> None:
+        """Press Ctrl-C on the process that runs, if one does. For any thread."""
+        with self._lock:
+            if self._alive is not None:
+                os.kill(self._alive, signal.SIGINT)
+
     def _tell(self, order: Any) -> None:
         self._orders.write(json.dumps(order) + "\n")
         self._orders.flush()
@@ -127,6 +133,8 @@ def _serve() -> None:
     for name in ("openai.resources.chat", "rich.live", "packer.labelling", "packer.runner"):
         importlib.import_module(name)
     count_tokens(["warm"])
+    # the waits of a batch are for people
+    batch_files._FIRST_LOOK, batch_files._LONGEST_LOOK, batches._QUIET = 0.005, 0.05, 0.1
     assert threading.active_count() == 1, "a fork takes one thread along, and the locks of all"
     while line := sys.stdin.readline():
         child = os.fork()

@@ -35,7 +35,9 @@ def test_a_job_of_the_command_passes_every_failpoint(
 
 def test_every_failpoint_in_the_code_is_listed_and_stands_in_one_place() -> None:
     code = "".join(path.read_text(encoding="utf-8") for path in Path(failpoints.__file__).parent.glob("*.py"))
-    assert sorted(re.findall(r'failpoints\.reach\("([^"]+)"\)', code)) == sorted(failpoints.NAMES)
+    assert sorted(re.findall(r'failpoints\.reach\("([^"]+)"\)', code)) == sorted(
+        failpoints.NAMES + failpoints.BATCH_NAMES
+    )
 
 
 def test_nothing_happens_at_a_failpoint_where_no_test_has_put_anything() -> None:

@@ -15,6 +15,7 @@ FLOORS = [
     {"exchange", "records", "task"},
     {
         "answers",
+        "batch_files",
         "budget",
         "canaries",
         "confidence",
@@ -32,11 +33,14 @@ FLOORS = [
         "recovery",
     }
     | {"refusals", "replies", "sizing"},
-    {"advice", "audit", "books", "cascade", "dialects", "pairs", "pilot", "requests"},
+    {"advice", "audit", "books", "cascade", "dialects", "pairs", "pilot", "requests", "steady"},
     {"votes"},
     {
+        "batch_calls",
+        "batches",
         "connections",
         "ledger",
+        "ledger_batches",
         "ledger_check",
         "ledger_file",
         "ledger_jobs",
@@ -50,7 +54,7 @@ FLOORS = [
     {"job", "lanes"},
     {"columns", "options", "standing", "telling"},
     {"arrow", "auditing", "desk", "intake", "progress", "results"},
-    {"voting"},
+    {"collecting", "voting"},
     {"notebook", "runner", "testing"},
     {"sync"},
     {"frames"},
@@ -120,8 +124,8 @@ ROOMS = [
     {"limiter", "rounds"},
     {"advice", "pilot"},
     {"headers", "refusals", "replies"},
-    {"ledger", "ledger_check", "ledger_file", "ledger_jobs", "ledger_lock", "ledger_rows"},
-    {"connections", "local", "providers", "tokens", "transport", "wire"},
+    {"ledger", "ledger_batches", "ledger_check", "ledger_file", "ledger_jobs", "ledger_lock", "ledger_rows"},
+    {"batch_calls", "batches", "connections", "local", "providers", "tokens", "transport", "wire"},
     {
         "adoption",
         "arguments",

@@ -185,39 +185,51 @@ def test_a_rotten_confidence_is_not_read(path: Path) -> None:
         ledger.confidences(keys)
 
 
-# Format 1, which had no confidences
+# Formats 1, which had no confidences, and 2, which had no batches
+
+OLDER = {1: ("DROP TABLE confidences", "DROP TABLE batches"), 2: ("DROP TABLE batches",)}
+
+
+@pytest.fixture(params=sorted(OLDER))
+def version(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
 
 
 @pytest.fixture
-def older(path: Path) -> Path:
-    """A ledger of format 1 with two answers."""
+def older(path: Path, version: int) -> Path:
+    """A ledger of an older format with two answers."""
     filled(path, 2)
-    by_hand(path, "DROP TABLE confidences", "PRAGMA user_version = 1")
+    by_hand(path, *OLDER[version], f"PRAGMA user_version = {version}")
     return path
 
 
-def test_a_ledger_of_format_1_is_read_as_it_is(older: Path) -> None:
+def test_a_ledger_of_an_older_format_is_read_as_it_is(older: Path, version: int) -> None:
     content = older.read_bytes()
     with Ledger(older, read_only=True) as ledger:
         keys = [row["key"] for row in ledger.export()]
         assert ledger.find(keys) == dict.fromkeys(keys, "spam")
-        assert ledger.confidences(keys) == {}
+        assert bool(ledger.confidences(keys)) == (version > 1)
+        assert ledger.waiting("task", "model") == []
         assert ledger.verify() == []
-        assert ledger.statistics().schema_version == 1
+        assert ledger.statistics().schema_version == version
     assert older.read_bytes() == content
 
 
-def test_a_ledger_of_format_1_that_is_opened_for_writing_keeps_its_answers_and_takes_confidences(older: Path) -> None:
+def test_a_ledger_of_an_older_format_that_is_opened_for_writing_keeps_its_answers_and_takes_new_ones(
+    older: Path,
+) -> None:
     with Ledger(older) as ledger:
         job = ledger.start_job("mail", ABOUT)
         ledger.commit([opened(2, job, "b2:new"), closed(2, {"b2:new": "ham"}, sure={"b2:new": 0.5})])
     with Ledger(older) as ledger:
-        assert (ledger.statistics().answers, ledger.statistics().schema_version) == (3, 2)
+        assert (ledger.statistics().answers, ledger.statistics().schema_version) == (3, 3)
         assert ledger.confidences(["b2:new"]) == {"b2:new": 0.5}
         assert ledger.verify() == []
 
 
-def test_a_ledger_of_format_1_is_not_brought_up_by_halves(older: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ledger_of_an_older_format_is_not_brought_up_by_halves(
+    older: Path, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """ "Answer and money in one transaction or in none" holds for the tables too."""
     content = older.read_bytes()
 
@@ -230,8 +242,8 @@ def test_a_ledger_of_format_1_is_not_brought_up_by_halves(older: Path, monkeypat
         Ledger(older)
     monkeypatch.undo()
     with contextlib.closing(sqlite3.connect(older)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (1,)
-        assert not db.execute("SELECT name FROM sqlite_schema WHERE name = 'confidences'").fetchall()
+        assert db.execute("PRAGMA user_version").fetchone() == (version,)
+        assert not db.execute("SELECT name FROM sqlite_schema WHERE name = 'batches'").fetchall()
     assert len(older.read_bytes()) == len(content)
 
 
@@ -805,10 +817,10 @@ def test_an_empty_file_is_a_new_ledger(path: Path) -> None:
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_ledger_of_a_later_version_is_refused_and_unchanged(path: Path, read_only: bool) -> None:
     filled(path, 20)
-    by_hand(path, "PRAGMA user_version = 3")
+    by_hand(path, "PRAGMA user_version = 4")
     content = path.read_bytes()
     with pytest.raises(
-        LedgerNewer, match=r"written by a later version of prompt-packer \(format 3, this one knows 2\)"
+        LedgerNewer, match=r"written by a later version of prompt-packer \(format 4, this one knows 3\)"
     ):
         Ledger(path, read_only=read_only)
     assert path.read_bytes() == content
@@ -827,7 +839,7 @@ def test_a_ledger_of_a_later_version_is_refused_and_unchanged(path: Path, read_o
 def test_a_ledger_with_other_tables_is_damaged(path: Path, statement: str, read_only: bool) -> None:
     filled(path, 20)
     by_hand(path, statement)
-    with pytest.raises(LedgerDamaged, match=r"its tables are not those of format [02]"):
+    with pytest.raises(LedgerDamaged, match=r"its tables are not those of format [03]"):
         Ledger(path, read_only=read_only)
 
 

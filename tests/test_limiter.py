@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from packer.limiter import START, Limiter
+from packer.steady import SteadyLimiter
 
 
 class Client:
@@ -374,3 +375,10 @@ def test_failures_take_from_a_quota_that_answers_fill(fixed: int | None) -> None
         client.limiter.succeeded(client.now, seconds=1.0, output_tokens=10)
     assert client.limiter._limit == limit
     assert client.limiter.limit == int(limit + 0.5), "the quota is full again"
+
+
+def test_a_steady_limit_is_not_lowered_by_what_fails() -> None:
+    limiter = SteadyLimiter(fixed=50)
+    for number in range(200):
+        limiter.failed(float(number), seconds=1.0, jitter=0.5)
+    assert limiter.limit == 50

@@ -426,3 +426,22 @@ def test_a_missing_file_is_told_before_the_price_table_is_read(table: Path) -> N
     code = f"import sys; from packer.cli import main; assert main({call!r}) == 2; print(*sys.modules, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=table.parent)
     assert not {"genai_prices", "toktok"} & set(done.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("more", "shown"),
+    [
+        (["--model", "gpt-4o-mini"], "($0.075 in, $0.30 out per million tokens, its list price)"),
+        (["--model", "groq/llama-3.3-70b-versatile"], "no price of its Batch API is known, so that the ordinary one"),
+        (["--model", "m", "--price-input", "0.2", "--price-output", "0.8"], "($0.10 in, $0.40 out per million tokens,"),
+        (["--model", "nobody/knows"], "1 batch of up to 2,000 requests, one after the other, each within a day"),
+    ],
+)
+def test_a_plan_with_batch_says_what_a_batch_costs_and_how_long_it_takes(
+    more: list[str], shown: str, in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("in.csv").write_text("text\nfree\nhello\n", encoding="utf-8")
+    assert main(["plan", "in.csv", "--text", "text", "--labels", "spam,ham", "--batch", *more]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert shown in told
+    assert "within a day" in told

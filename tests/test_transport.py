@@ -592,7 +592,7 @@ def test_a_wire_sends_to_no_other_host() -> None:
     async def run() -> tuple[Call, int]:
         async with GatewayServer() as other:
             wire = Wire("https://gateway.example/v1", {"Authorization": f"Bearer {KEY}"}, connections=1)
-            call = await wire.call(lambda: wire.send(f"{other.url}/v1", [], b"{}"), deadline=5)
+            call = await wire.call(lambda: wire.send("POST", f"{other.url}/v1", [], b"{}"), deadline=5)
             await wire.aclose()
             return call, len(other.asked)
 

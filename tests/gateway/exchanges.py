@@ -15,7 +15,7 @@ from gateway_server import completion
 from gateway.accounts import Account, bill_for
 from gateway.probabilities import log_probabilities
 from gateway.records import Record
-from packer.usage import Usage
+from packer.usage import Price, Usage
 
 if TYPE_CHECKING:
     from gateway.server import Gateway
@@ -39,25 +39,26 @@ class Exchange:
 
     `text` is the right answer, cut where max_tokens cuts it (`finish` says so), `usage` what it takes, `rows` its
     labels (or records) by text, `sure` the probability of each being right, None where log-probabilities are not given.
-    `prompt` is the chat's system and user message.
+    `prompt` is the chat's system and user message. `request` is None for one of a batch; `price` is what it is billed
+    at.
     """
 
     gateway: Gateway
-    request: web.BaseRequest
+    request: web.BaseRequest | None
     record: Record
     account: Account
     prompt: tuple[str, str]
     text: str
     finish: str
     usage: Usage
+    price: Price
     rows: Mapping[str, Any]
     limits: Headers = field(default_factory=dict)
     sure: Sequence[float] | None = None
 
     def bill(self, usd: Decimal | None = None) -> Decimal:
         """Take the money for this request: what it costs, or `usd`."""
-        price = self.gateway.setup.price
-        taken = bill_for(self.usage, price) if usd is None else usd
+        taken = bill_for(self.usage, self.price) if usd is None else usd
         self.account.take(taken)
         self.record.billed += taken
         return taken
@@ -115,6 +116,7 @@ class Exchange:
     async def raw(self, data: bytes, *, then: str = "close", drip: tuple[bytes, float] | None = None) -> web.Response:
         """Bytes on the connection as they are, then it is closed, reset or left silent; `drip`: a byte a time."""
         self._log(200)
+        assert self.request is not None, "in a batch there is no wire"
         transport = self.request.transport
         assert transport is not None
         transport.write(data)

@@ -83,6 +83,7 @@ for _status, _words in {
 
 @fault("echo-key", "400 whose message repeats the Authorization header", billed=False)
 async def _echo_key(exchange: Exchange) -> web.StreamResponse:
+    assert exchange.request is not None
     return exchange.refuse(400, error(f"bad header {exchange.request.headers.get('Authorization')}", "invalid"))
 
 

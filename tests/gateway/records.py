@@ -30,6 +30,7 @@ class Record:
     billed: Decimal = Decimal(0)
     told: Decimal | None = None
     arrived: dict[str, Any] = field(default_factory=dict)
+    in_batch: bool = False
 
 
 class Log:

@@ -19,6 +19,7 @@ from aiohttp import web
 
 from gateway.accounts import Account, bill_for, count_input, count_output, cut_to
 from gateway.annotators import Annotator, fill_record, keyword, surety
+from gateway.batches import Batches, BatchSetup
 from gateway.exchanges import Exchange, respond
 from gateway.faults import FAULTS, answer, error
 from gateway.limits import Bucket, Slots
@@ -59,6 +60,7 @@ class Setup:
     request_cap_usd: Decimal | None = None
     max_output_tokens: int | None = None
     logprobs: Literal["given", "refused", "ignored"] = "given"
+    batches: BatchSetup = BatchSetup()  # noqa: RUF009  frozen
     seed: int = 0
     log: Path | None = None
 
@@ -66,8 +68,9 @@ class Setup:
 class Gateway:
     """`async with Gateway(setup) as gateway:` a server on loopback; `gateway.url` is a base URL for clients."""
 
-    def __init__(self, setup: Setup, *, port: int = 0) -> None:
+    def __init__(self, setup: Setup, *, port: int = 0, batches: Batches | None = None) -> None:
         self.setup = setup
+        self.batches = Batches() if batches is None else batches
         self.accounts = setup.accounts or (Account("default", KEY),)
         self.log = Log(setup.log)
         self.number = 0
@@ -119,6 +122,23 @@ class Gateway:
         if account is None or revoked:
             return self._turn_away(record, 401, error("Incorrect API key provided", "invalid_request_error"))
         record.account = account.name
+        if request.path.startswith(("/v1/files", "/v1/batches")):
+            self.number -= 1  # no request to a model
+            return await self.batches.serve(self, request, account, data)
+        return await self._answer(request, record, account, data)
+
+    async def work_in_batch(self, account: Account, data: bytes, price: Price) -> tuple[int, Any]:
+        """The status and the body that one request of a batch comes to, billed at `price`."""
+        self.number += 1
+        record = Record(self.number, self.now, account.name, "", [], 0, in_batch=True)
+        response = await self._answer(None, record, account, data, price)
+        assert isinstance(response, web.Response), "a fault of the wire says nothing in a batch"
+        assert isinstance(response.body, bytes)
+        return response.status, json.loads(response.body)
+
+    async def _answer(
+        self, request: web.BaseRequest | None, record: Record, account: Account, data: bytes, price: Price | None = None
+    ) -> web.StreamResponse:
         try:
             body = json.loads(data)
             system, user = (message["content"] for message in body["messages"])
@@ -148,6 +168,12 @@ class Gateway:
         worst = bill_for(Usage(record.input_tokens, record.max_tokens), self.setup.price)
         if self.setup.request_cap_usd is not None and worst > self.setup.request_cap_usd:
             return self._turn_away(record, 400, error("this request could cost more than its cap", "request_cap"))
+        if record.in_batch:
+            sure = surety(self.setup.annotate, record.texts)
+            given = wants_logprobs and self.setup.logprobs == "given"
+            return await self._work(
+                request, record, account, (system, user), {}, sure=sure if given else None, price=price
+            )
         wait = self._requests.take(1, self.now) or self._tokens.take(record.input_tokens + record.max_tokens, self.now)
         told = self._requests.headers("requests") | self._tokens.headers("tokens")
         if wait:
@@ -166,20 +192,22 @@ class Gateway:
 
     async def _work(
         self,
-        request: web.BaseRequest,
+        request: web.BaseRequest | None,
         record: Record,
         account: Account,
         prompt: tuple[str, str],
         told: Mapping[str, str],
         *,
         sure: Sequence[float] | None,
+        price: Price | None = None,
     ) -> web.StreamResponse:
+        price = price or self.setup.price
         rows = annotate(self.setup.annotate, prompt[0], record.texts)
         whole = write_answer(prompt[0], record.nonce, rows)
         text = cut_to(whole, record.max_tokens)
         record.output_tokens = min(count_output(text), record.max_tokens)
         usage = Usage(record.input_tokens, record.output_tokens)
-        if account.balance < bill_for(usage, self.setup.price):
+        if account.balance < bill_for(usage, price):
             return self._turn_away(record, 402, error("Your balance is too low", "billing"))
         crowded = self.setup.cliff is not None and self._slots.taken > self.setup.cliff
         seconds = self.setup.seconds + self.setup.seconds_a_token * record.output_tokens
@@ -197,6 +225,7 @@ class Gateway:
             rows=dict(zip(record.texts, rows, strict=True)),
             limits=dict(told),
             sure=sure,
+            price=price,
         )
         act = FAULTS[record.fault].act if record.fault else answer
         response = await act(exchange)
@@ -260,14 +289,14 @@ def write_answer(system: str, nonce: str, rows: Sequence[Any]) -> str:
 
 
 @contextlib.contextmanager
-def running_gateway(setup: Setup) -> Iterator[Gateway]:
+def running_gateway(setup: Setup, *, port: int = 0, batches: Batches | None = None) -> Iterator[Gateway]:
     """A gateway in a thread of its own, for what does not await: the command, another process."""
     started: list[Gateway] = []
     loops: list[asyncio.AbstractEventLoop] = []
     ready = threading.Event()
 
     async def serve() -> None:
-        async with Gateway(setup) as gateway:
+        async with Gateway(setup, port=port, batches=batches) as gateway:
             started.append(gateway)
             loops.append(asyncio.get_running_loop())
             ready.set()

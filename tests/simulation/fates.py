@@ -31,7 +31,8 @@ BILLED = {
 UNSENT = {Failure.NOT_SENT, Failure.UNTRUSTED}
 # They end a job at once
 FATAL = {Failure.KEY_REFUSED, Failure.QUOTA, Failure.UNKNOWN_MODEL, Failure.UNTRUSTED}
-FATES = (*REPLIES, *(failure.value for failure in Failure))
+# a batch is cancelled, and there are none here
+FATES = (*REPLIES, *(failure.value for failure in Failure if failure is not Failure.CANCELLED))
 
 
 @dataclass(frozen=True)

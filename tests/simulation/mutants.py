@@ -77,7 +77,7 @@ MUTANTS = {
         ledger.Ledger, "_doubt_what_is_open", (("AttemptState.DOUBT", "AttemptState.FREED"),)
     ),
     "a budget forgets what earlier runs left in doubt": Mutant(
-        Desk, "_open_account", (("spending.settled, spending.doubt)", "spending.settled)"),)
+        Desk, "_open_account", (("spending.settled, spending.doubt, ", "spending.settled, Decimal(0), "),)
     ),
     "a budget forgets what is in flight": Mutant(
         Budget, "has_room", (("self._settled + self._doubt + self._reserved", "self._settled + self._doubt"),)
@@ -129,7 +129,7 @@ MUTANTS = {
         ),
     ),
     "what a sibling spends is not the job's": Mutant(
-        Desk, "start_job", (("ledger.start_job(self._name, about)", "ledger.start_job(self._name + ask, about)"),)
+        Desk, "start_job", (("ledger.start_job(self.name, about)", "ledger.start_job(self.name + ask, about)"),)
     ),
     "a refused key is tried again by whoever else asks": Mutant(
         Account, "close", (("for member in self.members:", "for member in self.members[1:]:"),)
