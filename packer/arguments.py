@@ -163,8 +163,10 @@ def _add_calibrate(commands: argparse._SubParsersAction[Parser]) -> None:
     _take_concurrency(running)
     _take_ledger(running)
     _take_verbose(running)
-    left_out = {"id": None, "output": None, "raw": False, "table": False, "report": None, "max_items": None}
-    calibrate.set_defaults(**left_out, on_doubt="retry", untrusted=False, audit=None, confidence=False, dashboard=False)
+    # its order is made as a job's is: what only a job takes is as it is there without a word
+    job, own = Parser(add_help=False), {action.dest for action in calibrate._actions}  # noqa: SLF001  as above
+    _take_job(job)
+    calibrate.set_defaults(**{a.dest: a.default for a in job._actions if a.dest not in own})  # noqa: SLF001  as above
 
 
 def _add_evaluate(commands: argparse._SubParsersAction[Parser]) -> None:
