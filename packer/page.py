@@ -25,6 +25,7 @@ from packer.report import Report
 from packer.report_words import (
     tell_asked,
     tell_counts,
+    tell_doubtful,
     tell_items,
     tell_money,
     tell_reasons,
@@ -95,6 +96,7 @@ def _view(report: Report, evaluation: Evaluation | RecordEvaluation | None) -> d
         "qualities": list(_qualities(evaluation)),
         "reasons": tell_reasons(report),
         "items": tell_items(report),
+        "doubtful": tell_doubtful(report),
         "asked": tell_asked(report),
         "settings": list(tell_settings(report)),
         "money": list(tell_money(report)),

@@ -1,13 +1,14 @@
 """What a report remembers of a run while it runs takes the same memory however long the job is.
 
 A series that is full drops every second moment and looks half as often from then on, so that it covers the whole run at
-one distance. Requests are counted by names from a fixed set. Of items that got no label the first ones are kept, cut.
+one distance. Requests are counted by names from a fixed set. Of items without a label, or with a doubtful one, the
+first ones are kept, cut.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated
@@ -16,7 +17,7 @@ from annotated_types import MaxLen
 
 from packer.errors import Failure
 from packer.events import AttemptEnded, Event, Statistics
-from packer.items import Result, Status
+from packer.items import Decision, Result, Status, canonical_json
 from packer.shown import show_text
 
 MOST_MOMENTS = 240
@@ -55,17 +56,32 @@ class Unanswered:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubtful:
+    """An item whose answer is in doubt still: its row, the answer (a record as JSON) and its text, both cut.
+
+    `confidence` is None where it is unknown; `votes` says how many answers were weighed.
+    """
+
+    row: int
+    answer: str
+    confidence: float | None
+    votes: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Recording:
     """What was seen of a run.
 
     `timeline` is in the order of time. `outcomes` counts requests: those that were answered by the step that followed,
     the others by how they failed. `unanswered` are the first items without a label, pending ones only where there is
-    room for them.
+    room for them. `doubtful` are the first items whose answer is in doubt still.
     """
 
     timeline: Annotated[Sequence[Moment], MaxLen(MOST_MOMENTS)]
     outcomes: Counter[str]
     unanswered: Annotated[Sequence[Unanswered], MaxLen(MOST_UNANSWERED)]
+    doubtful: Annotated[Sequence[Doubtful], MaxLen(MOST_UNANSWERED)]
 
 
 class Recorder:
@@ -77,6 +93,7 @@ class Recorder:
         self._outcomes: Counter[str] = Counter()
         self._asked: list[Unanswered] = []
         self._pending: list[Unanswered] = []
+        self._doubtful: list[Doubtful] = []
         self._rows = 0
 
     def event(self, event: Event) -> None:
@@ -98,6 +115,8 @@ class Recorder:
         """See the next row's result."""
         self._rows += 1
         if result.status is Status.LABELLED:
+            if result.decision is Decision.DOUBTFUL and len(self._doubtful) < MOST_UNANSWERED:
+                self._doubtful.append(_describe(self._rows, text, result))
             return
         kept = self._pending if result.status is Status.PENDING else self._asked
         if len(kept) < MOST_UNANSWERED:
@@ -110,7 +129,7 @@ class Recorder:
         moments = [moment for moment in self._moments if moment.seconds < last.seconds]
         unanswered = self._asked + self._pending[: MOST_UNANSWERED - len(self._asked)]
         unanswered.sort(key=lambda item: item.row)
-        return Recording([*moments, last], self._outcomes, unanswered)
+        return Recording([*moments, last], self._outcomes, unanswered, self._doubtful)
 
     def _make_moment(self, now: Statistics) -> Moment:
         return Moment(
@@ -137,3 +156,9 @@ def _cut(text: str, most: int) -> str:
     # cut first: a text may be as long as a file
     shown = show_text(text[: most + 1])
     return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def _describe(row: int, text: str, result: Result) -> Doubtful:
+    record = result.record
+    answer = result.label or canonical_json(record if isinstance(record, Mapping) else record.model_dump(mode="json"))
+    return Doubtful(row, _cut(answer, _TEXT_CUT), result.confidence, result.votes, _cut(text, _TEXT_CUT))

@@ -22,7 +22,7 @@ from packer.audit import AuditResult
 from packer.errors import CallError
 from packer.events import Statistics
 from packer.outputs import encode_line
-from packer.recording import MOST_MOMENTS, MOST_UNANSWERED, Moment, Recording, Unanswered
+from packer.recording import MOST_MOMENTS, MOST_UNANSWERED, Doubtful, Moment, Recording, Unanswered
 from packer.usage import Price
 from packer.votes import DoubtResult
 
@@ -99,7 +99,8 @@ class Report:
     `task` is the task's fingerprint. `stopped` says why the job ended before its end, None where it did not. `job` is
     the money of all runs, `run` of this one. `failed` counts failed items by their reason. `outcomes` counts this run's
     requests: those that were answered by the step that followed, the others by how they failed. `unanswered` are the
-    first items without a label, pending ones only where there is room. `audit` tells how often packing changed an
+    first items without a label, pending ones only where there is room, and `doubtful` the first whose label is in doubt
+    still. `audit` tells how often packing changed an
     answer, None where that was not asked; `doubt` what came of doubtful labels, likewise.
     """
 
@@ -118,6 +119,7 @@ class Report:
     outcomes: Mapping[str, int]
     timeline: Annotated[Sequence[Moment], MaxLen(MOST_MOMENTS)]
     unanswered: Annotated[Sequence[Unanswered], MaxLen(MOST_UNANSWERED)]
+    doubtful: Annotated[Sequence[Doubtful], MaxLen(MOST_UNANSWERED)]
     audit: AuditResult | None
     doubt: DoubtResult | None
 
@@ -163,6 +165,7 @@ def make_report(
         outcomes=dict(recording.outcomes),
         timeline=recording.timeline,
         unanswered=recording.unanswered,
+        doubtful=recording.doubtful,
         audit=audit,
         doubt=doubt,
     )

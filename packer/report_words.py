@@ -137,6 +137,36 @@ def tell_items(report: Report) -> dict[str, Any] | None:
     }
 
 
+def tell_doubtful(report: Report) -> dict[str, Any] | None:
+    """What came of doubtful labels, and those that are in doubt still; None where nobody asked for it."""
+    doubt = report.doubt
+    if doubt is None:
+        return None
+    parts = []
+    if doubt.asked_again:
+        parts.append(
+            f"{count_of(doubt.asked_again, 'text')} asked again, {doubt.changed:,} of which changed their label."
+        )
+    if doubt.escalated:
+        stronger = count_of(doubt.escalated, "text")
+        parts.append(f"{stronger} labelled by the stronger model, {doubt.overruled:,} of which otherwise.")
+    left = count_of(doubt.doubtful, "label")
+    parts.append(f"{left} in doubt still." if doubt.doubtful else "No label is in doubt any more.")
+    return {
+        "lead": " ".join(parts),
+        "rows": [
+            {
+                "row": f"{item.row:,}",
+                "answer": cut(item.answer, _CUT),
+                "confidence": "unknown" if item.confidence is None else f"{item.confidence:.2f}",
+                "votes": f"{item.votes:,}",
+                "text": cut(item.text, _CUT),
+            }
+            for item in report.doubtful
+        ],
+    }
+
+
 def tell_asked(report: Report) -> dict[str, Any]:
     """What each item was asked."""
     asked = report.asked

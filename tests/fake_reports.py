@@ -5,12 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 from fake_command import connect_to, make_transport
 
 from packer import connections
 from packer.cli import main
 from packer.task import Task
+from packer.votes import DoubtResult
 
 LABEL = ["label", "in.csv", "--text", "text", "--labels", "spam,ham", "--model", "m", "--output", "out.csv"]
 PRICE = ["--price-input", "0.3", "--price-output", "1.2", "--max-items", "2"]
@@ -91,6 +93,13 @@ def evaluation(labels: list[str]) -> dict[str, Any]:
     }
 
 
+def doubt() -> dict[str, Any]:
+    """What came of doubtful labels."""
+    told = DoubtResult(asked_again=40, votes=90, changed=7, escalated=5, overruled=2, doubtful=3)
+    found: dict[str, Any] = pydantic.TypeAdapter(DoubtResult).dump_python(told, mode="json")
+    return found
+
+
 def audit(*, broken: bool = False) -> dict[str, Any]:
     return {
         "asked": 200,
@@ -138,6 +147,10 @@ def hostile(report: dict[str, Any]) -> dict[str, Any]:
     found["unanswered"] = [
         {"row": row, "status": "failed", "reason": word, "text": word} for row, word in enumerate(words, 1)
     ]
+    found["doubtful"] = [
+        {"row": row, "answer": word, "confidence": 0.5, "votes": 3, "text": word} for row, word in enumerate(words, 1)
+    ]
+    found["doubt"] = doubt()
     found["statistics"]["refused_settings"] = words
     found["stopped"] = found["version"] = found["task"] = words[3]
     for name in ("input", "text", "output", "ledger", "model", "base_url"):

@@ -12,7 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from fake_reports import ESCAPED, HOSTILE, audit, evaluation, hostile, hostile_evaluation, read_json, run_job
+from fake_reports import ESCAPED, HOSTILE, audit, doubt, evaluation, hostile, hostile_evaluation, read_json, run_job
 from schema_documents import SCHEMAS
 
 pytest.importorskip("vl_convert", reason="the extra report is not installed")
@@ -165,6 +165,28 @@ def test_an_unknown_cost_is_never_a_number(report: dict[str, Any], tmp_path: Pat
     report["run"]["unpriced"] = report["job"]["unpriced"] = 2
     tile = draw(tmp_path, report).css(".tiles div")[2]
     assert [node.text() for node in tile.css("dd")] == ["unknown", "no price for 2 requests, of a budget of $1.00"]
+
+
+def test_labels_that_are_in_doubt_still_are_shown_with_what_came_of_the_others(
+    report: dict[str, Any], tmp_path: Path
+) -> None:
+    assert "Doubtful labels" not in headings(draw(tmp_path, report))
+    report["doubt"] = doubt()
+    report["doubtful"] = [
+        {"row": 1_204, "answer": "spam", "confidence": 0.514, "votes": 3, "text": "call <now>"},
+        {"row": 1_300, "answer": "ham", "confidence": None, "votes": 5, "text": "ok"},
+    ]
+    page = draw(tmp_path, report)
+    assert "Doubtful labels" in headings(page)
+    assert (
+        "40 texts asked again, 7 of which changed their label. 5 texts labelled by the stronger model, 2 of which "
+        "otherwise. 3 labels in doubt still." in text_of(page)
+    )
+    rows = [[cell.text().strip() for cell in row.css("td")] for row in page.css("tr") if row.css("[data-name=votes]")]
+    assert rows == [["1,204", "spam", "0.51", "3", "call <now>"], ["1,300", "ham", "unknown", "5", "ok"]]
+    report["doubt"] |= {"asked_again": 0, "escalated": 0, "doubtful": 0}
+    report["doubtful"] = []
+    assert "No label is in doubt any more." in text_of(draw(tmp_path, report))
 
 
 def test_a_job_that_cost_nothing_has_no_plot_of_money(report: dict[str, Any], tmp_path: Path) -> None:

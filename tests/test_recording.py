@@ -4,13 +4,14 @@ import itertools
 from dataclasses import replace
 from decimal import Decimal
 
+import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from packer.events import AttemptEnded, JobStopped, Statistics
-from packer.items import Item, Result, Status
-from packer.recording import MOST_MOMENTS, MOST_UNANSWERED, Recorder
+from packer.items import Decision, Item, Result, Status
+from packer.recording import MOST_MOMENTS, MOST_UNANSWERED, Doubtful, Recorder
 from packer.usage import Usage
 
 ZERO = Decimal(0)
@@ -106,6 +107,28 @@ def test_failed_and_doubtful_items_are_kept_before_pending_ones_in_the_inputs_or
     kept = recorder.finish(STILL).unanswered
     assert len(kept) == MOST_UNANSWERED
     assert Status.PENDING not in {item.status for item in kept}
+
+
+def test_labels_that_are_in_doubt_still_are_kept_and_no_others() -> None:
+    recorder = Recorder()
+    for number, decision in enumerate([*Decision] * 200, 1):
+        result = Result(Item(""), Status.LABELLED, label="spam", confidence=0.6, decision=decision, votes=3)
+        recorder.result(f"text {number}", result)
+    kept = recorder.finish(STILL).doubtful
+    last = len(Decision)
+    assert [item.row for item in kept] == list(range(last, last * MOST_UNANSWERED + 1, last))
+    assert kept[0] == Doubtful(last, "spam", 0.6, 3, f"text {last}")
+    assert recorder.finish(STILL).unanswered == []
+
+
+def test_a_record_in_doubt_is_kept_as_json() -> None:
+    class Finding(pydantic.BaseModel):
+        topic: str
+
+    recorder = Recorder()
+    for record in ({"topic": "a"}, Finding(topic="a")):
+        recorder.result("text", Result(Item(""), Status.LABELLED, record=record, decision=Decision.DOUBTFUL))
+    assert [item.answer for item in recorder.finish(STILL).doubtful] == ['{"topic":"a"}'] * 2
 
 
 def test_what_is_kept_of_a_text_is_short_and_can_be_written() -> None:
