@@ -291,7 +291,10 @@ class Runner:
             desk.admit(self.task, self.model, self._ask, self._undo)
             route = desk.account.find_route(self.model, self._given_transport)
         transport = self._connect() if route is None else route.transport
-        self._price = FREE if transport.is_free() else self._price or self._find_price()
+        if self._price is None and not transport.is_free():
+            # a task file's price is that of the model that it was written for
+            self._price = (self.task.price_of(self.model) if self._leads else None) or find_price(self.model)
+        self._price = FREE if transport.is_free() else self._price
         if self._price is None and (desk.cap is not None or self._limits.max_request_usd is not None):
             raise refuse_unpriced(self.model)
         if self._leads:
@@ -315,11 +318,6 @@ class Runner:
             transport = connect(self.model, base_url=url, api_key=key, connections=MOST_IN_FLIGHT, batch=self._batch)
         self._desk.undo.push_async_callback(transport.aclose)
         return transport
-
-    def _find_price(self) -> Price | None:
-        # a task file's price is that of the model that it was written for
-        own = self.task.price_of(self.model) if self._leads else None
-        return own or find_price(self.model)
 
     def _make_job(self, route: Route) -> Job:
         return Job(
@@ -382,6 +380,8 @@ class Runner:
             wait = self._intake.wait(now)
             while (request := self._job.next_request(now, flush=not wait)) is not None:
                 self._crew.start(self._attempt(request))
+            if self._jury is not None and not wait:
+                self._jury.look(stopped=self._job.stopped is not None)
             if self._job.stopped is not None:
                 self._sender.leave()
             self._tell_changes()

@@ -17,6 +17,7 @@ from packer.batch_files import (
     read_standing,
     write_line,
 )
+from packer.errors import StillWaiting
 
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -156,3 +157,8 @@ def test_looks_come_quickly_at_first_and_then_once_a_minute() -> None:
     assert sum(waits[:15]) < 240
     assert next_look(10**6, jitter=0.0) == 45
     assert next_look(10**6, jitter=0.999) < 75
+
+
+def test_what_nobody_waits_for_any_more_says_why() -> None:
+    assert (str(StillWaiting()), StillWaiting().reason) == ("left in a batch at the gateway", "")
+    assert (str(StillWaiting("no key")), StillWaiting("no key").reason) == ("no key", "no key")
