@@ -8,8 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fake_command
 import pytest
 from hypothesis import HealthCheck, settings
+
+from packer import connections
+from packer.task import Task
+from packer.testing import FakeTransport
 
 settings.register_profile("dev", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True, print_blob=True)
@@ -51,6 +56,14 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder: a default ledger must not land in the repository."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def gateway(monkeypatch: pytest.MonkeyPatch, in_folder: Path) -> FakeTransport:
+    """A fake gateway for commands that run in this process, in an empty folder."""
+    transport = fake_command.make_transport(Task(["spam", "ham"]))
+    monkeypatch.setattr(connections, "connect", fake_command.connect_to(transport))
+    return transport
 
 
 @pytest.fixture

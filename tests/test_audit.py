@@ -5,7 +5,6 @@ import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pydantic
 import pytest
 from fake_command import connect_to
 from gateway.annotators import Annotator, erring
+from parity import TASK, parity, right, texts
 from schema_documents import SCHEMAS
 
 from packer import connections
@@ -32,20 +32,7 @@ from packer.task import Task
 from packer.testing import FakeClock, FakeTransport
 from packer.usage import Price, Usage
 
-TASK = Task(["even", "odd"])
 PRICE = Price(Decimal("0.15"), Decimal("0.6"))
-
-
-def parity(text: str) -> str:
-    return "even" if len(text) % 2 == 0 else "odd"
-
-
-def right(texts: Sequence[str], labels: Any) -> list[str]:
-    return [parity(text) for text in texts]
-
-
-def texts(count: int) -> list[str]:
-    return [f"text {'x' * (number % 7)} {number}" for number in range(count)]
 
 
 class Erring(FakeTransport):

@@ -27,13 +27,6 @@ Refused = Callable[..., str]
 
 
 @pytest.fixture
-def gateway(monkeypatch: pytest.MonkeyPatch, in_folder: Path) -> FakeTransport:
-    transport = fake_command.make_transport(Task(["spam", "ham"]))
-    monkeypatch.setattr(connections, "connect", fake_command.connect_to(transport))
-    return transport
-
-
-@pytest.fixture
 def refused(gateway: FakeTransport, capfd: pytest.CaptureFixture[str]) -> Refused:
     def run(*arguments: str, code: int = 2, call: list[str] = CALL) -> str:
         old = Path("out.csv")

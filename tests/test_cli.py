@@ -22,6 +22,7 @@ import fake_command
 import pytest
 from gateway_server import Answer, Asked, GatewayServer, Said, Script, completion
 from rich.cells import cell_len
+from standing_still import NOTHING
 
 import packer
 from packer import arguments, connections, options, parsing, runner
@@ -53,14 +54,6 @@ def write_csv(path: Path, texts: list[str] = TEXTS) -> str:
 def read_csv(path: Path | str) -> list[dict[str, str]]:
     with Path(path).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file, strict=True))
-
-
-@pytest.fixture
-def gateway(monkeypatch: pytest.MonkeyPatch, in_folder: Path) -> FakeTransport:
-    """A fake gateway for commands that run in this process, in an empty folder."""
-    transport = fake_command.make_transport(Task(["spam", "ham"]))
-    monkeypatch.setattr(connections, "connect", fake_command.connect_to(transport))
-    return transport
 
 
 def label(*arguments: str, call: list[str] = CALL) -> int:
@@ -741,36 +734,6 @@ def test_what_is_wrong_with_a_ledger_has_exit_code_5(in_folder: Path, capsys: py
 
 
 # What a person reads
-
-NOTHING = Statistics(
-    items=0,
-    labelled=0,
-    failed=0,
-    doubt=0,
-    pending=0,
-    known=0,
-    packs=0,
-    requests=0,
-    in_flight=0,
-    limit=1,
-    pack_size=20,
-    usage=Usage(0, 0),
-    settled=Decimal(0),
-    in_doubt=Decimal(0),
-    assumed=Decimal(0),
-    reserved=Decimal(0),
-    unpriced=0,
-    doubt_requests=0,
-    doubt_texts=0,
-    balance=None,
-    charge_sources={},
-    levels=(),
-    seconds=0.0,
-    stopped=None,
-    refused_settings=(),
-    canaries_asked=0,
-    canary_hits=0,
-)
 
 
 def changed(**values: Any) -> Statistics:

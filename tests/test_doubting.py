@@ -8,9 +8,10 @@ from typing import Any
 import jsonschema
 import pytest
 from gateway.annotators import erring
+from parity import parity, right, texts
 from schema_documents import SCHEMAS
 from test_cli import read_csv
-from test_votes import Gateway, is_wrong, parity, right, sure_as_right, texts, unsure
+from test_votes import Gateway, is_wrong, sure_as_right, unsure
 
 from packer import connections
 from packer.cli import main

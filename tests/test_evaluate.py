@@ -42,13 +42,6 @@ ROWS = [
 Refused = Callable[..., str]
 
 
-@pytest.fixture
-def gateway(monkeypatch: pytest.MonkeyPatch, in_folder: Path) -> FakeTransport:
-    transport = fake_command.make_transport(Task(["spam", "ham"]))
-    monkeypatch.setattr(connections, "connect", fake_command.connect_to(transport))
-    return transport
-
-
 def label(rows: list[tuple[str, str]] = ROWS, *, gold: str = "gold", out: str = "out.csv", code: int = 3) -> None:
     with Path("in.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("text", gold), *rows])

@@ -73,14 +73,6 @@ PLAIN = {
 }
 
 
-@pytest.fixture
-def gateway(monkeypatch: pytest.MonkeyPatch, in_folder: Path) -> FakeTransport:
-    """A fake gateway for commands that run in this process, in an empty folder."""
-    transport = fake_command.make_transport(TASK)
-    monkeypatch.setattr(connections, "connect", fake_command.connect_to(transport))
-    return transport
-
-
 def read(path: str, **options: Any) -> list[Row]:
     with Reader(path, **{"text": "text", **options}) as reader:
         return list(reader)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pydantic
 import pytest
+from parity import TASK, parity, texts
 
 from packer import failpoints
 from packer.errors import (
@@ -41,16 +42,7 @@ from packer.task import Task
 from packer.testing import FakeClock, FakeTransport
 from packer.usage import Price, Usage
 
-TASK = Task(["even", "odd"])
 PRICE = Price(Decimal("0.15"), Decimal("0.6"))
-
-
-def parity(text: str) -> str:
-    return "even" if len(text) % 2 == 0 else "odd"
-
-
-def texts(count: int) -> list[str]:
-    return [f"text {'x' * (number % 7)} {number}" for number in range(count)]
 
 
 def run(items: Any, transport: FakeTransport, **options: Any) -> tuple[list[Result], Runner]:

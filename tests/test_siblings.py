@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parity import TASK, parity, texts
 
 from packer.errors import CallError, Failure, PriceError, TransportError
 from packer.events import AttemptEnded, AttemptStarted, Event, JobStarted, JobStopped, LimitChanged
@@ -21,23 +22,13 @@ from packer.ledger import AttemptState, Ledger
 from packer.packs import PackLimits
 from packer.prompts import read_user
 from packer.runner import Runner
-from packer.task import Task
 from packer.testing import FakeClock, FakeTransport
 from packer.usage import Price
 
 _T = TypeVar("_T")
 
-TASK = Task(["even", "odd"])
 PRICE = Price(Decimal("0.15"), Decimal("0.6"))
 SINGLES = PackLimits(max_items=1)
-
-
-def parity(text: str) -> str:
-    return "even" if len(text) % 2 == 0 else "odd"
-
-
-def texts(count: int) -> list[str]:
-    return [f"text {'x' * (number % 7)} {number}" for number in range(count)]
 
 
 def run(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from gateway.annotators import Annotator, chance, erring
 from gateway.probabilities import log_probabilities
+from parity import TASK, parity, right, texts
 
 from packer.errors import CallError, Failure, LedgerFull, PriceError, TransportError
 from packer.events import AttemptEnded, Event
@@ -22,26 +23,12 @@ from packer.options import Doubt
 from packer.packs import PackLimits
 from packer.prompts import read_user, write_answer
 from packer.runner import Runner
-from packer.task import Task
 from packer.testing import FakeClock, FakeTransport
 from packer.usage import Price, Usage
 from packer.votes import DoubtResult, Rule, Standing, Vote, lead, weigh
 
-TASK = Task(["even", "odd"])
 PRICE = Price(Decimal("0.5"), Decimal(2))
 CHARGE = Charge(Decimal("0.0001"), ChargeSource.HEADER)
-
-
-def parity(text: str) -> str:
-    return "even" if len(text) % 2 == 0 else "odd"
-
-
-def right(texts: Sequence[str], labels: Any) -> list[str]:
-    return [parity(text) for text in texts]
-
-
-def texts(count: int) -> list[str]:
-    return [f"text {'x' * (number % 7)} {number}" for number in range(count)]
 
 
 # The rule
