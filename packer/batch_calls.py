@@ -26,10 +26,11 @@ from packer.batch_files import (
 )
 from packer.errors import Failure, StillWaiting
 from packer.refusals import classify, clean_message, read_refusal
-from packer.wire import Call, Wire
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+
+    from packer.wire import Call, Wire
 
 _MOST_FETCHED = 200_000_000  # bytes of a file
 _DEADLINE = 60.0  # seconds for a look

@@ -29,7 +29,6 @@ from packer.headers import CHARGE_HEADER
 from packer.refusals import classify, clean_message, read_refusal
 from packer.transport import GatewayTransport
 from packer.usage import Price, cost
-from packer.wire import Call
 
 LEAST_LINES = 10  # fewer go through the ordinary endpoint
 _MOST_BYTES = 50_000_000  # of a file in; the API takes 200 MB
@@ -151,6 +150,9 @@ class BatchTransport(GatewayTransport):
     # What has gathered goes out
 
     def _let_go(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         lines, self._gathered = self._gathered, []
         if self._left.is_set():
             for line in lines:
@@ -270,6 +272,8 @@ class BatchTransport(GatewayTransport):
             if result.code in {"batch_cancelled", "cancelled"} or standing.state == "cancelled":
                 return TransportError(Failure.CANCELLED, f"batch {standing.id} was cancelled: {words}")
             return TransportError(Failure.OVERLOADED, f"batch {standing.id}: {words}")
+        from packer.wire import Call  # noqa: PLC0415  aiohttp: not for who sends no batch
+
         call = Call(sent=True, status=result.status, complete=True)
         call.body += json.dumps(result.body).encode()
         try:

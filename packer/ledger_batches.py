@@ -98,7 +98,10 @@ def mark_batch(file: LedgerFile, batch: int, *, uploaded: str | None = None, rem
 
 def find_waiting(file: LedgerFile) -> list[Waiting]:
     """The batches of which attempts are open, in the order in which they were made."""
-    if file.version < 3 or not file.read("SELECT 1 FROM attempts WHERE state = 'open' LIMIT 1"):
+    # all attempts are looked through for an open one: not where no batch was ever made
+    if file.version < 3 or not file.read("SELECT 1 FROM batches LIMIT 1"):
+        return []
+    if not file.read("SELECT 1 FROM attempts WHERE state = 'open' LIMIT 1"):
         return []
     attempts, names = {}, {}
     sql = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE id > ? AND state = 'open' ORDER BY id LIMIT ?"  # noqa: S608

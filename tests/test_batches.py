@@ -88,6 +88,16 @@ def test_a_table_goes_out_in_one_batch_at_half_the_price(capsys: pytest.CaptureF
         assert f"batch batch_1 {state} requests" in shown
 
 
+def test_what_is_too_large_for_one_file_goes_out_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "_MOST_BYTES", 6_000)
+    with running_gateway(Setup(price=PRICE)) as gateway:
+        assert label(gateway) == 0
+    check_rows()
+    check_money(gateway)
+    assert set(times_bought(gateway).values()) == {1}
+    assert gateway.batches.asked.count("POST /batches") == 2
+
+
 # What batches are known to do
 
 

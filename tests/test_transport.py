@@ -164,7 +164,8 @@ def test_without_a_key_none_is_sent() -> None:
 
 
 def test_the_transport_is_imported_without_the_sdk_or_an_http_client() -> None:
-    code = "import sys, packer.connections; print(*{'openai', 'httpx2', 'aiohttp', 'instructor'} & set(sys.modules))"
+    heavy = "{'openai', 'httpx2', 'aiohttp', 'instructor'}"
+    code = f"import sys, packer.connections, packer.runner; print(*{heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 
