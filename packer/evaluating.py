@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from packer.evaluation_view import write_evaluation
 from packer.items import Status, normalise_text
 from packer.ledger import Ledger, Place
 from packer.outputs import OutputFile, unguard
+from packer.overwriting import refuse_same
 from packer.report import check_report_path
 from packer.requests import make_keys
 from packer.summary import Line
@@ -245,9 +245,7 @@ def _check_by(asked: Question) -> None:
 
 def _open_output(path: str, asked: Question) -> OutputFile:
     checked = check_report_path(path, option="--json")
-    for other, name in ((asked.table, "table"), (asked.task_file, "task file"), (asked.ledger, "ledger")):
-        if other is not None and os.path.realpath(other) == os.path.realpath(path):
-            raise CallError(f"--json {path}: this is the {name}; expected another file")
+    refuse_same(path, ((asked.table, "table"), (asked.task_file, "task file"), (asked.ledger, "ledger")), "--json")
     return OutputFile(checked, private=True)
 
 

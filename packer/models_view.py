@@ -97,7 +97,7 @@ def _notes(plan: Plan, asked: Comparison, priced: dict[str, Quote]) -> Iterator[
     yield "tokens", "o200k's; other models' tokenizers count 0.8 to 2.5 times as many", ""
     yield "hidden", "what a model thinks first is billed as output, and is not in here", ""
     if any(quote.batch is not None for quote in priced.values()):
-        yield "batch API", "packs at the provider's Batch API price; label does not use that API", ""
+        yield "batch API", "packs at the provider's Batch API price: label --batch", ""
     for model, quote in priced.items():
         if quote.context is not None and quote.context < plan.packs.longest:
             short = f"{model} takes {quote.context:,} tokens, and these packs need up to {plan.packs.longest:,}"

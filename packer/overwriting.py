@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from packer.errors import CallError
@@ -34,6 +35,13 @@ def refuse_overwriting(order: Order) -> None:
         other = taken.setdefault(os.path.realpath(place), name)
         if other != name:
             raise CallError(f"{place}: the {name} is the {other}; expected another file")
+
+
+def refuse_same(path: str | None, others: Iterable[tuple[str | None, str]], option: str) -> None:
+    """Raise `CallError` where `path`, which `option` is to write, is one of the `others` by whatever name."""
+    for other, name in others:
+        if path is not None and other is not None and os.path.realpath(other) == os.path.realpath(path):
+            raise CallError(f"{option} {path}: this is the {name}; expected another file")
 
 
 def _identity(path: str, descriptor: int) -> tuple[int, int] | None:

@@ -19,7 +19,7 @@ from packer.items import MAX_ITEMS_CEILING
 from packer.votes import MOST_VOTES
 
 PROGRAM = "prompt-packer"
-COMMANDS = "label, plan, models, calibrate, evaluate, report or ledger"
+COMMANDS = "label, plan, models, calibrate, evaluate, report, dashboard or ledger"
 SHAPES = ("line", "pair", "object")
 MOST_IN_FLIGHT = 256
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -13,6 +12,7 @@ from packer.calibration import name_ask
 from packer.errors import CallError, InputError
 from packer.ledger import Ledger
 from packer.order import Order
+from packer.overwriting import refuse_same
 from packer.packs import PackLimits
 from packer.pilot import Arm, Pilot
 from packer.plan_view import open_ledger
@@ -61,11 +61,10 @@ def check_trial(trial: Trial) -> None:
         check_task_path(target, source=order.task_file)
     if trial.write_task is not None and Path(trial.write_task).exists():
         raise CallError(f"--write-task {trial.write_task}: expected the name of a new file, this one exists")
-    for path, option in ((trial.output, "--json"), (trial.write_task, "--write-task")):
-        others = ((order.input, "input"), (order.task_file, "task file"), (order.ledger, "ledger"))
-        for other, name in others:
-            if path is not None and other is not None and os.path.realpath(other) == os.path.realpath(path):
-                raise CallError(f"{option} {path}: this is the {name}; expected another file")
+    read = [(order.input, "input"), (order.task_file, "task file"), (order.ledger, "ledger")]
+    read += [(order.api_key_file, "key file"), (order.examples, "examples")]
+    refuse_same(trial.output, [*read, (trial.write_task, "new task file")], "--json")
+    refuse_same(trial.write_task, read, "--write-task")
 
 
 def read_sample(trial: Trial) -> Sample:

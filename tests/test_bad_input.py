@@ -234,7 +234,7 @@ def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
             ["lable"],
             "COMMAND: expected label, plan, models, calibrate, evaluate, report, dashboard or ledger, got 'lable'",
         ),
-        ([], "expected a command: label, plan, models, calibrate, evaluate, report or ledger"),
+        ([], "expected a command: label, plan, models, calibrate, evaluate, report, dashboard or ledger"),
         (["ledger", "verify", "a", "b"], "ledger: expected one of verify, export, doubt and a FILE, got 2 files"),
     ):
         assert main(arguments) == 2

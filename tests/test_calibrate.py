@@ -306,6 +306,9 @@ def test_without_a_task_file_a_new_one_is_written_or_the_setting_is_in_the_comma
             assert calibrate(gateway, "--labels", "spam,ham", "--sizes", "20", "--write-task", name) == 0
             task = read_task(name)
             assert (list(task.labels), task.max_items, task.model) == (["spam", "ham"], 20, "m")
+        twice = ["--write-task", "one.json", "--json", "one.json"]
+        assert calibrate(gateway, "--labels", "spam,ham", *twice) == 2
+        assert "--json one.json: this is the new task file; expected another file" in capsys.readouterr().err
         assert calibrate(gateway, "--labels", "spam,ham", "--write-task", "new.toml") == 2
         assert "expected the name of a new file, this one exists" in capsys.readouterr().err
         assert calibrate(gateway, "--sizes", "20", "--write-task", "copy.toml") == 0
@@ -388,6 +391,10 @@ def test_a_key_goes_to_the_provider_of_the_model_that_it_was_given_for(
         (["--gold", "none"], "no column 'none'"),
         (["--json", "found.txt"], "--json found.txt: expected a name that ends in .json"),
         (["--json", "in.csv"], "--json in.csv: this is the input; expected another file"),
+        (
+            ["--api-key-file", "k.json", "--json", "k.json"],
+            "--json k.json: this is the key file; expected another file",
+        ),
         (["--write-task", "new.yaml"], "new.yaml: expected a task file that ends in .toml or .json"),
         (["--write-task", "new.json"], "new.json: expected the ending of the task file that is copied, task.toml"),
         (["--budget-usd", "1", "--model", "nobody/knows"], "no price is known for nobody/knows"),
