@@ -24,10 +24,12 @@ from packer.items import canonical_json
 from packer.ledger_batches import Line, Waiting, find_waiting, mark_batch, note_batch
 from packer.ledger_check import find_problems
 from packer.ledger_file import LedgerFile, Row, checksum
-from packer.ledger_jobs import JobRecord, count_answers, read_attempts, read_jobs
+from packer.ledger_jobs import JobRecord, count_answers, read_attempts, read_attempts_in, read_job_row, read_jobs
 from packer.ledger_rows import (
     ANSWER_COLUMNS,
+    ASSUMED,
     ATTEMPT_COLUMNS,
+    BOOKED,
     CONFIDENCE_COLUMNS,
     FIRST_ID,
     JOB_COLUMNS,
@@ -44,7 +46,6 @@ from packer.ledger_rows import (
     clean_text,
     now,
     opened_row,
-    read_attempt,
     read_time,
 )
 from packer.usage import Usage, to_usd
@@ -63,10 +64,7 @@ __all__ = [
 
 _FIND_KEYS = 500
 
-# What is booked for an attempt: its charge, else its reserve
-_BOOKED = "coalesce(charge_nano, reserve_nano)"
-_ASSUMED = "coalesce(sum(charge_nano) FILTER (WHERE charge_source = 'reserve'), 0)"
-_SUMS = f"state, count(*), count({_BOOKED}), coalesce(sum({_BOOKED}), 0), {_ASSUMED}"
+_SUMS = f"state, count(*), count({BOOKED}), coalesce(sum({BOOKED}), 0), {ASSUMED}"
 
 
 class Ledger:
@@ -224,13 +222,7 @@ class Ledger:
 
     def attempts_in_doubt(self) -> Iterator[Attempt]:
         """The attempts in doubt, in the order of their ids."""
-        names: dict[int, str] = {}
-        sql = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE id > ? AND state = 'doubt' ORDER BY id LIMIT ?"  # noqa: S608
-        for row in self._file.pages(sql, FIRST_ID):
-            self._sound([row], f"attempt {row[0]}")
-            if row[1] not in names:
-                names[row[1]] = self._job(row[1])[1]
-            yield read_attempt(row, names[row[1]])
+        return read_attempts_in(self._file, AttemptState.DOUBT)
 
     def statistics(self) -> LedgerStatistics:
         """How things stand in the whole ledger."""
@@ -282,7 +274,7 @@ class Ledger:
                 rotten += 1
                 continue
             if job not in abouts:
-                abouts[job] = json.loads(self._job(job)[2])
+                abouts[job] = json.loads(read_job_row(self._file, job)[2])
             yield {
                 "key": key,
                 "value": json.loads(value),
@@ -370,16 +362,8 @@ class Ledger:
             assumed=to_usd(guesses),
         )
 
-    def _job(self, job: int) -> Row:
-        return self._sound(self._file.read(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?", (job,)), f"job {job}")  # noqa: S608
-
     def _sound(self, rows: Sequence[Row], what: str) -> Row:
-        """The one row, once it is known to be what was written: rot is neither read nor given a new checksum."""
-        if not rows:
-            raise LedgerDamaged(self._file.name, f"damaged: {what} does not exist")
-        if checksum(rows[0][:-1]) != rows[0][-1]:
-            raise LedgerDamaged(self._file.name, f"damaged: {what} does not match its checksum")
-        return rows[0]
+        return self._file.sound(rows[0] if rows else None, what)
 
 
 def _marks(values: Sequence[Any]) -> str:

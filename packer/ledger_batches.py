@@ -13,17 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from packer.errors import LedgerDamaged
 from packer.items import canonical_json
 from packer.ledger_file import LedgerFile, Row, checksum
+from packer.ledger_jobs import read_attempts_in
 from packer.ledger_rows import (
-    ATTEMPT_COLUMNS,
     BATCH_COLUMNS,
     FIRST_ID,
-    JOB_COLUMNS,
     Attempt,
+    AttemptState,
     now,
-    read_attempt,
     read_time,
 )
 
@@ -86,7 +84,7 @@ def mark_batch(file: LedgerFile, batch: int, *, uploaded: str | None = None, rem
 
     def work(db: sqlite3.Connection) -> None:
         row = db.execute(f"SELECT {BATCH_COLUMNS} FROM batches WHERE id = ?", (batch,)).fetchone()  # noqa: S608
-        kept = _sound(file, row, f"batch {batch}")
+        kept = file.sound(row, f"batch {batch}")
         marked = (*kept[:5], uploaded or kept[5], remote or kept[6])
         db.execute(
             "UPDATE batches SET file = ?, remote = ?, checksum = ? WHERE id = ?", (*marked[5:], checksum(marked), batch)
@@ -103,18 +101,11 @@ def find_waiting(file: LedgerFile) -> list[Waiting]:
         return []
     if not file.read("SELECT 1 FROM attempts WHERE state = 'open' LIMIT 1"):
         return []
-    attempts, names = {}, {}
-    sql = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE id > ? AND state = 'open' ORDER BY id LIMIT ?"  # noqa: S608
-    for row in file.pages(sql, FIRST_ID):
-        _sound(file, row, f"attempt {row[0]}")
-        if row[1] not in names:
-            jobs = file.read(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?", (row[1],))  # noqa: S608  constants
-            names[row[1]] = _sound(file, jobs[0] if jobs else None, f"job {row[1]}")[1]
-        attempts[row[0]] = read_attempt(row, names[row[1]])
+    attempts = {attempt.id: attempt for attempt in read_attempts_in(file, AttemptState.OPEN)}
     found = []
     sql = f"SELECT {BATCH_COLUMNS} FROM batches WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608  constants
     for row in file.pages(sql, FIRST_ID):
-        batch = _read(_sound(file, row, f"batch {row[0]}"))
+        batch = _read(file.sound(row, f"batch {row[0]}"))
         mine = {line.attempt: attempts[line.attempt] for line in batch.lines if line.attempt in attempts}
         if mine:
             found.append(Waiting(batch, mine))
@@ -133,11 +124,3 @@ def _read(row: Row) -> Batch:
 
 def _write(canaries: Mapping[int, str]) -> dict[str, str]:
     return {str(number): label for number, label in canaries.items()}
-
-
-def _sound(file: LedgerFile, row: Row | None, what: str) -> Row:
-    if row is None:
-        raise LedgerDamaged(file.name, f"damaged: {what} does not exist")
-    if checksum(row[:-1]) != row[-1]:
-        raise LedgerDamaged(file.name, f"damaged: {what} does not match its checksum")
-    return row

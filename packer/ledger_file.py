@@ -159,6 +159,14 @@ class LedgerFile:
         with self._explained():
             return self._db.execute(sql, parameters).fetchall()
 
+    def sound(self, row: Row | None, what: str) -> Row:
+        """The row, once it is known to be what was written: rot is neither read nor given a new checksum."""
+        if row is None:
+            raise LedgerDamaged(self.name, f"damaged: {what} does not exist")
+        if checksum(row[:-1]) != row[-1]:
+            raise LedgerDamaged(self.name, f"damaged: {what} does not match its checksum")
+        return row
+
     def pages(self, sql: str, start: str | int) -> Iterator[Row]:
         """The rows of `sql` in the order of their first column, a bounded number in memory.
 

@@ -12,10 +12,11 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from packer.errors import LedgerDamaged
-from packer.ledger_file import LedgerFile, Row, checksum
+from packer.ledger_file import LedgerFile, Row
 from packer.ledger_rows import (
+    ASSUMED,
     ATTEMPT_COLUMNS,
+    BOOKED,
     FIRST_ID,
     JOB_COLUMNS,
     Attempt,
@@ -29,8 +30,6 @@ from packer.usage import to_usd
 _MOST_JOBS = 500
 # A process that died closes nothing: its attempts are closed when the ledger is next opened, perhaps days later
 _ALIVE = "max(max(opened), coalesce(max(closed) FILTER (WHERE outcome <> 'interrupted'), 0))"
-_BOOKED = "coalesce(sum(coalesce(charge_nano, reserve_nano)), 0)"
-_ASSUMED = "coalesce(sum(charge_nano) FILTER (WHERE charge_source = 'reserve'), 0)"
 _UNKNOWN = "count(*) FILTER (WHERE charge_nano IS NULL AND reserve_nano IS NULL AND state <> 'freed')"
 
 
@@ -62,7 +61,7 @@ class JobRecord:
 def read_jobs(file: LedgerFile) -> list[JobRecord]:
     """The last jobs, the newest first."""
     rows = file.read(f"SELECT {JOB_COLUMNS} FROM jobs ORDER BY id DESC LIMIT {_MOST_JOBS}")  # noqa: S608  constants
-    sums = f"job, state, count(*), {_ALIVE}, {_BOOKED}, {_ASSUMED}, {_UNKNOWN}"
+    sums = f"job, state, count(*), {_ALIVE}, coalesce(sum({BOOKED}), 0), {ASSUMED}, {_UNKNOWN}"
     booked: dict[int, list[Row]] = {}
     for job, *sum_row in file.read(f"SELECT {sums} FROM attempts GROUP BY job, state"):  # noqa: S608  constants
         booked.setdefault(job, []).append(tuple(sum_row))
@@ -76,7 +75,24 @@ def read_attempts(file: LedgerFile, job: int) -> Iterator[Attempt]:
     where = f"id > ? AND job = {int(job)}"
     sql = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE {where} ORDER BY id LIMIT ?"  # noqa: S608  a number
     for row in file.pages(sql, FIRST_ID):
-        yield read_attempt(_sound(file, row, "attempt"), "")
+        yield read_attempt(file.sound(row, f"attempt {row[0]}"), "")
+
+
+def read_attempts_in(file: LedgerFile, state: AttemptState) -> Iterator[Attempt]:
+    """The requests of all jobs that are in `state`, in the order in which they left."""
+    names: dict[int, str] = {}
+    sql = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE id > ? AND state = '{state}' ORDER BY id LIMIT ?"  # noqa: S608
+    for row in file.pages(sql, FIRST_ID):
+        file.sound(row, f"attempt {row[0]}")
+        if row[1] not in names:
+            names[row[1]] = read_job_row(file, row[1])[1]
+        yield read_attempt(row, names[row[1]])
+
+
+def read_job_row(file: LedgerFile, job: int) -> Row:
+    """A job as it stands in its table."""
+    rows = file.read(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?", (job,))  # noqa: S608  constants
+    return file.sound(rows[0] if rows else None, f"job {job}")
 
 
 def count_answers(file: LedgerFile, job: int, *, since: datetime, step: timedelta) -> dict[int, int]:
@@ -88,7 +104,7 @@ def count_answers(file: LedgerFile, job: int, *, since: datetime, step: timedelt
 
 
 def _read_job(file: LedgerFile, row: Row, booked: list[Row], answers: int) -> JobRecord:
-    ident, name, about, started, ended, outcome, statistics, _ = _sound(file, row, "job")
+    ident, name, about, started, ended, outcome, statistics, _ = file.sound(row, f"job {row[0]}")
     sums = {state: total for state, _, _, total, _, _ in booked}
     settled, assumed = sums.get(AttemptState.SETTLED, 0), sum(row[4] for row in booked)
     counts = {state: count for state, count, *_ in booked}
@@ -109,9 +125,3 @@ def _read_job(file: LedgerFile, row: Row, booked: list[Row], answers: int) -> Jo
         most=to_usd(settled + sums.get(AttemptState.DOUBT, 0) + sums.get(AttemptState.OPEN, 0)),
         unpriced=sum(row[5] for row in booked),
     )
-
-
-def _sound(file: LedgerFile, row: Row, what: str) -> Row:
-    if checksum(row[:-1]) != row[-1]:
-        raise LedgerDamaged(file.name, f"damaged: {what} {row[0]} does not match its checksum")
-    return row

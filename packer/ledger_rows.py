@@ -22,6 +22,9 @@ from packer.items import canonical_json
 from packer.ledger_file import Row
 from packer.usage import MOST_USD, Usage, is_amount, to_nano, to_usd
 
+# What is booked for an attempt: its charge, else its reserve; and how much of that nobody told
+BOOKED = "coalesce(charge_nano, reserve_nano)"
+ASSUMED = "coalesce(sum(charge_nano) FILTER (WHERE charge_source = 'reserve'), 0)"
 JOB_COLUMNS = "id, name, about, started, ended, outcome, statistics, checksum"
 ATTEMPT_COLUMNS = (
     "id, job, keys, number, reserve_nano, opened, state, charge_nano, charge_source, input_tokens, cached_input_tokens,"
