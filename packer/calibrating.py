@@ -29,7 +29,7 @@ from packer.calibration import (
 from packer.calibration_view import write_calibration, write_plan
 from packer.errors import CallError
 from packer.headers import CHARGE_HEADER
-from packer.items import Result, Status, canonical_json
+from packer.items import MOST_IN_FLIGHT, Result, Status, canonical_json, plain_record
 from packer.ledger import Ledger
 from packer.order import Order
 from packer.outputs import OutputFile
@@ -172,14 +172,10 @@ class _Run:
 
     def _connect(self, model: str) -> Transport:
         from packer import connections  # noqa: PLC0415  a bad call does not wait for openai
-        from packer.options import MOST_IN_FLIGHT  # noqa: PLC0415  as above
 
         order = self._trial.order
         if model not in self._transports:
-            # a key was meant for one host: where no address is given, each provider has its own
-            is_same_host = order.base_url is not None or connections.name_provider(model) == connections.name_provider(
-                order.model
-            )
+            is_same_host = connections.shares_key(order.base_url, order.model, model)
             self._transports[model] = connections.connect(
                 model,
                 base_url=order.base_url,
@@ -202,8 +198,7 @@ def _answer(result: Result) -> str | None:
         return None
     if result.label is not None:
         return result.label
-    record = result.record
-    return canonical_json(record if isinstance(record, Mapping) else record.model_dump(mode="json"))
+    return canonical_json(plain_record(result.record))
 
 
 def _adopt(order: Order, sample: Sample) -> None:

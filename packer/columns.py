@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from packer.items import Decision, Result, Status
+from packer.items import Decision, Result, Status, plain_record
 
 if TYPE_CHECKING:
     from packer.task import Task
@@ -103,11 +103,9 @@ def answers(result: Result, fields: Sequence[str]) -> list[Any]:
     """What was found, as JSON values: the label, or the record's `fields`; None for what is not there."""
     if not fields:
         return [result.label]
-    record = result.record
-    if record is None:
+    if result.record is None:
         return [None] * len(fields)
-    if not isinstance(record, Mapping):
-        record = record.model_dump(mode="json", by_alias=True)
+    record = plain_record(result.record)
     return [record.get(name) for name in fields]
 
 

@@ -84,6 +84,11 @@ def connect(
     return kind(model, base_url=url.geturl(), api_key=key, connections=connections, charge_header=charge_header)
 
 
+def shares_key(base_url: str | None, model: str, other: str) -> bool:
+    """Whether a key for `model` is one for `other` too: where no address is given, each provider has its own."""
+    return base_url is not None or name_provider(model) == name_provider(other)
+
+
 def name_provider(model: str) -> str:
     """Whose key a model takes where no base URL is given: `anthropic`, `google`, `local`, else `openai`."""
     provider = model.strip().partition("/")[0]

@@ -6,15 +6,12 @@ desk closes. Everybody's spending stands under the one name of the job.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-
-import pydantic
 
 from packer import failpoints
 from packer.account import Account, Route
@@ -23,12 +20,12 @@ from packer.books import Books
 from packer.budget import Budget
 from packer.crew import Crew
 from packer.errors import CallError, PriceError
-from packer.events import AttemptEnded, Event, Statistics
+from packer.events import AttemptEnded, Event, Statistics, statistics_adapter
+from packer.items import MOST_IN_FLIGHT
 from packer.journal import Journal
 from packer.ledger import AttemptState, Closed, Ledger
 from packer.ledger_batches import Waiting
 from packer.limiter import Limiter
-from packer.options import MOST_IN_FLIGHT
 from packer.requests import PARAMETERS
 from packer.steady import SteadyLimiter
 from packer.task import Task
@@ -116,7 +113,7 @@ class Desk:
 
     async def end_job(self, number: int, outcome: str, statistics: Statistics) -> None:
         """Note in the ledger how it ended."""
-        standing = _standing_adapter().dump_python(statistics, mode="json")
+        standing = statistics_adapter().dump_python(statistics, mode="json")
         failpoints.reach("job: about to be ended in the ledger")
         await self.journal.ask(lambda ledger: ledger.end_job(number, outcome, standing))
         failpoints.reach("job: ended")
@@ -151,8 +148,3 @@ class Desk:
             attempt=ledger.next_attempt(),
             doubtful=set(ledger.doubtful_keys()) if self.hold else set(),
         )
-
-
-@functools.cache
-def _standing_adapter() -> pydantic.TypeAdapter[Statistics]:
-    return pydantic.TypeAdapter(Statistics)

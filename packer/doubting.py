@@ -57,7 +57,7 @@ def make_doubt(order: Order, connect: Callable[..., Transport], **about: Any) ->
 
     Raises `CallError`.
     """
-    from packer.connections import name_provider  # noqa: PLC0415  slow
+    from packer.connections import shares_key  # noqa: PLC0415  slow
     from packer.options import Doubt  # noqa: PLC0415  slow
 
     if order.vote is None and order.escalate is None:
@@ -65,7 +65,7 @@ def make_doubt(order: Order, connect: Callable[..., Transport], **about: Any) ->
     transport = None
     if order.escalate is not None:
         keys = {"api_key_env": order.api_key_env, "api_key_file": order.api_key_file}
-        if order.base_url is None and name_provider(order.escalate) != name_provider(order.model):
+        if not shares_key(order.base_url, order.model, order.escalate):
             keys = {}  # it was meant for another host
         transport = connect(order.escalate, base_url=order.base_url, **keys, **about)
     return Doubt(
@@ -105,7 +105,7 @@ def read_sample(order: Order) -> tuple[tuple[str, ...], Mapping[str, str] | None
 
 
 def _label_of(order: Order, row: Row, column: str, place: int) -> str | None:
-    given = row.values.get(column) if isinstance(row.values, Mapping) else row.values[place]
+    given = row.cell(column, place)
     if given is None or not str(given).strip() or not normalise_text(row.text):
         return None
     label = order.task.match_label(str(given).strip())

@@ -141,7 +141,7 @@ class _Table:
         return _spell(self._cell(row, name), field).strip() or ("null" if field else None)
 
     def _cell(self, row: Row, name: str) -> Any:
-        return row.values.get(name) if isinstance(row.values, Mapping) else row.values[self._place[name]]
+        return row.cell(name, self._place[name])
 
     def _text(self, row: Row) -> str:
         return "" if self._columns.text is None else _spell(self._cell(row, self._columns.text), "")

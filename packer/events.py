@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from packer.exchange import Charge, ChargeSource
 from packer.usage import Usage
+
+if TYPE_CHECKING:
+    import pydantic
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,3 +218,11 @@ class Statistics:
     refused_settings: tuple[str, ...]
     canaries_asked: int
     canary_hits: int
+
+
+@functools.cache
+def statistics_adapter() -> pydantic.TypeAdapter[Statistics]:
+    """What writes statistics as JSON, and reads them again."""
+    import pydantic  # noqa: PLC0415  slow
+
+    return pydantic.TypeAdapter(Statistics)

@@ -122,5 +122,5 @@ def _read(path: str, task: Task, *, text: str, encoding: str) -> Iterator[tuple[
 
 
 def _label_of(row: Row, column: str, place: int) -> object:
-    given = row.values.get(column) if isinstance(row.values, Mapping) else row.values[place]
+    given = row.cell(column, place)
     return given.strip() if isinstance(given, str) else given

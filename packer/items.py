@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+MOST_IN_FLIGHT = 256  # requests
 # Of one request, by reference measurements: beyond it every model tested loses accuracy clearly.
 MAX_ITEMS_CEILING = 100
 # made once: json.dumps makes one a call
@@ -83,6 +84,12 @@ def normalise_text(text: str) -> str:
     text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
     # normalising takes quadratic time on combining marks (20 s for 160,000): a long text stays as it is
     return text if len(text) > _MOST_NORMALISED else unicodedata.normalize("NFC", text).strip()
+
+
+def plain_record(record: Any) -> Mapping[str, Any]:
+    """A record as JSON has it: a dict as it is, a model's instance by the names that the prompt asks for."""
+    plain: Mapping[str, Any] = record if isinstance(record, Mapping) else record.model_dump(mode="json", by_alias=True)
+    return plain
 
 
 def canonical_json(value: Any) -> str:

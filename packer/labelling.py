@@ -22,7 +22,7 @@ from packer.doubting import describe_threshold, make_doubt, read_sample
 from packer.errors import InputError
 from packer.examples import describe_examples
 from packer.headers import CHARGE_HEADER
-from packer.items import Item, Result, Status
+from packer.items import MOST_IN_FLIGHT, Item, Result, Status
 from packer.order import Order
 from packer.outputs import Output, OutputFile, OutputStream, RowWriter, choose_writer, encode_line, open_output
 from packer.overwriting import refuse_overwriting
@@ -138,7 +138,6 @@ class _Job:
     async def run(self) -> int:
         """Carry the rows through the runner; the exit code."""
         from packer import connections  # noqa: PLC0415  a bad call does not wait for pydantic and openai
-        from packer.options import MOST_IN_FLIGHT  # noqa: PLC0415  as above
         from packer.runner import Runner  # noqa: PLC0415  as above
 
         order = self._order

@@ -12,13 +12,12 @@ from packer.batch_files import MOST_LINES
 from packer.cascade import DELTA
 from packer.errors import CallError
 from packer.events import Event
-from packer.items import Item
+from packer.items import MOST_IN_FLIGHT, Item
 from packer.packs import PackLimits
 from packer.transport import Transport
 from packer.usage import Price
 from packer.votes import BELOW, MOST_VOTES
 
-MOST_IN_FLIGHT = 256
 _LOCAL_IN_FLIGHT = 2  # one runs, one waits: the CPU is the limit
 
 

@@ -15,13 +15,12 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
 from packer.errors import CallError
-from packer.items import MAX_ITEMS_CEILING
+from packer.items import MAX_ITEMS_CEILING, MOST_IN_FLIGHT
 from packer.votes import MOST_VOTES
 
 PROGRAM = "prompt-packer"
 COMMANDS = "label, plan, models, calibrate, evaluate, report, dashboard or ledger"
 SHAPES = ("line", "pair", "object")
-MOST_IN_FLIGHT = 256
 
 
 class Parser(argparse.ArgumentParser):

@@ -8,7 +8,7 @@ first ones are kept, cut.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated
@@ -17,7 +17,7 @@ from annotated_types import MaxLen
 
 from packer.errors import Failure
 from packer.events import AttemptEnded, Event, Statistics
-from packer.items import Decision, Result, Status, canonical_json
+from packer.items import Decision, Result, Status, canonical_json, plain_record
 from packer.shown import show_text
 
 MOST_MOMENTS = 240
@@ -159,6 +159,5 @@ def _cut(text: str, most: int) -> str:
 
 
 def _describe(row: int, text: str, result: Result) -> Doubtful:
-    record = result.record
-    answer = result.label or canonical_json(record if isinstance(record, Mapping) else record.model_dump(mode="json"))
+    answer = result.label or canonical_json(plain_record(result.record))
     return Doubtful(row, _cut(answer, _TEXT_CUT), result.confidence, result.votes, _cut(text, _TEXT_CUT))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from packer.drawing import cut, percent, shown
 from packer.items import Status
+from packer.recording import Unanswered
 from packer.report import Money, Report
 from packer.shown import count_of
 from packer.summary import write_seconds
@@ -91,8 +92,13 @@ def write_interval(money: Money) -> str:
     """The two amounts between which the true spending lies; one where they are the same."""
     if money.unpriced:
         return "unknown"
-    least, most = format_usd(money.least), format_usd(money.most)
-    return least if least == most else f"{least} to {most}"
+    return write_range(money.least, money.most)
+
+
+def write_range(least: Decimal, most: Decimal) -> str:
+    """Two amounts, or one where they read the same."""
+    low, high = format_usd(least), format_usd(most)
+    return low if low == high else f"{low} to {high}"
 
 
 def write_total(report: Report) -> str:
@@ -124,16 +130,19 @@ def tell_items(report: Report) -> dict[str, Any] | None:
     left = now.failed + now.doubt + now.pending
     return {
         "title": f"The first {len(rows):,} of {left:,} items" if len(rows) < left else "The items",
-        "rows": [
-            {
-                "row": f"{item.row:,}",
-                "state": _STATES.get(item.status, (item.status.value, ""))[0],
-                "tone": _STATES.get(item.status, ("", ""))[1],
-                "text": cut(item.text, _CUT),
-                "reason": cut(item.reason, _CUT),
-            }
-            for item in rows
-        ],
+        "rows": [tell_item(item) for item in rows],
+    }
+
+
+def tell_item(item: Unanswered) -> dict[str, str]:
+    """An item without a label."""
+    state, tone = _STATES.get(item.status, (item.status.value, ""))
+    return {
+        "row": f"{item.row:,}",
+        "state": state,
+        "tone": tone,
+        "text": cut(item.text, _CUT),
+        "reason": cut(item.reason, _CUT),
     }
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from packer.events import Statistics
-from packer.items import Result, Status
+from packer.items import Result, Status, plain_record
 from packer.shown import count_of, cut_text, html_table, pad_text, show_text
 from packer.standing import count_items, write_cost
 
@@ -60,6 +60,4 @@ def _write_answer(result: Result) -> str:
         return f"({result.status}) {result.error}".rstrip()
     if result.label is not None:
         return result.label
-    record = result.record
-    fields = record if isinstance(record, Mapping) else record.model_dump(mode="json", by_alias=True)
-    return ", ".join(f"{name}: {value}" for name, value in fields.items())
+    return ", ".join(f"{name}: {value}" for name, value in plain_record(result.record).items())

@@ -23,17 +23,17 @@ from packer.batches import BatchTransport
 from packer.canaries import find_canaries
 from packer.cascade import Threshold
 from packer.collecting import find_waiting, make_sender
-from packer.connections import connect, name_provider
+from packer.connections import connect, shares_key
 from packer.crew import Crew
 from packer.desk import Desk
 from packer.errors import CallError, LedgerFull, StillWaiting, TransportError
 from packer.events import AttemptStarted, CanaryHit, Event, JobStarted, Statistics
 from packer.exchange import Reply
 from packer.intake import Intake
-from packer.items import Item, Result
+from packer.items import MOST_IN_FLIGHT, Item, Result
 from packer.job import Job
 from packer.ledger_batches import Waiting
-from packer.options import MOST_IN_FLIGHT, Doubt, read_concurrency, read_usd
+from packer.options import Doubt, read_concurrency, read_usd
 from packer.packs import PackLimits, usual_items
 from packer.pricing import find_price, refuse_unpriced
 from packer.requests import Requests, make_keys, name_job
@@ -164,7 +164,7 @@ class Runner:
             raise CallError("batch: expected a job that asks in one way; no audit and no sibling can wait for a day")
         model = self.model if model is None else model
         base_url, api_key = self._address or (None, None)
-        if base_url is None and name_provider(model) != name_provider(self.model):
+        if not shares_key(base_url, self.model, model):
             api_key = None  # it was meant for another host
         if price is None and model == self.model:
             price = self._price

@@ -76,6 +76,10 @@ class Row(NamedTuple):
     values: Sequence[Any] | Mapping[str, Any]
     raw: str
 
+    def cell(self, name: str, place: int) -> Any:
+        """The cell of the column `name`, which is at `place`; None where an object has none."""
+        return self.values.get(name) if isinstance(self.values, Mapping) else self.values[place]
+
 
 class Checked(NamedTuple):
     """What one reading of a table found: how many rows, and all its columns in the order in which they appear."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -87,7 +87,7 @@ def _rows(reader: Reader, gold: str | None) -> Iterator[tuple[str, str | None]]:
         if gold is None or place is None:
             yield row.text, None
             continue
-        cell: Any = row.values.get(gold) if isinstance(row.values, Mapping) else row.values[place]
+        cell: Any = row.cell(gold, place)
         yield row.text, None if cell is None or not str(cell).strip() else str(cell).strip()
 
 

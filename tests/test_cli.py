@@ -25,12 +25,13 @@ from rich.cells import cell_len
 from standing_still import NOTHING
 
 import packer
-from packer import arguments, connections, options, parsing, runner
+from packer import arguments, connections, runner
 from packer.cli import main
 from packer.events import AttemptEnded, JobStopped, SettingRefused, Statistics
 from packer.exchange import Charge, ChargeSource
-from packer.items import Item, Result, Status
+from packer.items import MOST_IN_FLIGHT, Item, Result, Status
 from packer.ledger import Ledger
+from packer.limiter import Limiter
 from packer.progress import describe, write_event
 from packer.prompts import read_user, write_answer
 from packer.shown import cut_text, show_text
@@ -705,7 +706,7 @@ def test_an_export_whose_reader_has_enough_ends_quietly(in_folder: Path) -> None
 
 
 def test_the_commands_numbers_are_the_runners() -> None:
-    assert parsing.MOST_IN_FLIGHT == options.MOST_IN_FLIGHT
+    assert Limiter().cap == MOST_IN_FLIGHT
     assert arguments.LEDGER == runner.DEFAULT_LEDGER
 
 

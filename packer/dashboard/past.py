@@ -16,8 +16,9 @@ from packer.dashboard.view import Share, Trouble, View, tell_outcomes, tell_stat
 from packer.dashboard.writing import write_empty, write_jobs, write_page, write_parts
 from packer.drawing import cut, percent, shown
 from packer.errors import Failure, LedgerError
+from packer.events import statistics_adapter
 from packer.recording import MOST_MOMENTS, Moment
-from packer.report_words import Tile
+from packer.report_words import Tile, write_range
 from packer.shown import count_of
 from packer.summary import write_seconds
 from packer.usage import format_usd
@@ -209,10 +210,8 @@ def _read_statistics(job: JobRecord) -> Statistics | None:
     """Those of its end; None without an end, or where another version wrote what this one does not know."""
     import pydantic  # noqa: PLC0415  slow
 
-    from packer.events import Statistics  # noqa: PLC0415  pydantic looks for it where it is used
-
     try:
-        return None if job.statistics is None else pydantic.TypeAdapter(Statistics).validate_python(job.statistics)
+        return None if job.statistics is None else statistics_adapter().validate_python(job.statistics)
     except pydantic.ValidationError:
         return None
 
@@ -272,8 +271,7 @@ def _tell_facts(job: JobRecord, now: Statistics | None) -> Iterator[tuple[str, s
         yield "asked", shown(str(ask))
     yield "this run", _write_cost(job)
     if now is not None:
-        least, most = now.settled - now.assumed, now.settled + now.in_doubt
-        yield "all runs then", format_usd(least) if least == most else f"{format_usd(least)} to {format_usd(most)}"
+        yield "all runs then", write_range(now.settled - now.assumed, now.settled + now.in_doubt)
         if now.balance is not None:
             yield "balance", f"{format_usd(now.balance)} when the gateway last told it"
 
@@ -290,7 +288,4 @@ def _tell_counts(job: JobRecord, now: Statistics | None) -> Iterator[tuple[str, 
 
 
 def _write_cost(job: JobRecord) -> str:
-    if job.unpriced:
-        return "unknown"
-    least, most = format_usd(job.least), format_usd(job.most)
-    return least if job.least == job.most else f"{least} to {most}"
+    return "unknown" if job.unpriced else write_range(job.least, job.most)

@@ -10,12 +10,12 @@ from decimal import Decimal
 from packer.dashboard.panels import Panel, draw_panels
 from packer.drawing import cut, percent, shown
 from packer.events import Statistics
-from packer.items import Status
 from packer.recording import Unanswered
 from packer.report import Report
 from packer.report_words import (
     Tile,
     tell_counts,
+    tell_item,
     tell_money,
     tell_reasons,
     tell_tiles,
@@ -36,7 +36,6 @@ _TONES = {
     "resend": "warn",
     "rate limited": "warn",
 }
-_STATES = {Status.FAILED: ("failed", "bad"), Status.DOUBT: ("in doubt", "warn"), Status.PENDING: ("pending", "rest")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ def tell_standing(standing: Standing) -> View:
         panels=draw_panels(report.timeline),
         outcomes=tell_outcomes(report.outcomes),
         troubles=standing.troubles,
-        items=[_tell_item(item) for item in standing.lost],
+        items=[tell_item(item) for item in standing.lost],
         reasons=tell_reasons(report),
         facts=[("Money", list(tell_money(report))), ("Requests and tokens", list(tell_counts(report)))],
     )
@@ -166,14 +165,3 @@ def _tell_tiles(standing: Standing, whole: int) -> Iterator[Tile]:
     if budget is not None:
         kept = f"{format_usd(max(budget - now.settled - now.in_doubt - now.reserved, Decimal(0)))} of the budget left"
     yield Tile("Cost to the end", cost, kept, "run")
-
-
-def _tell_item(item: Unanswered) -> dict[str, str]:
-    state, tone = _STATES.get(item.status, (item.status.value, ""))
-    return {
-        "row": f"{item.row:,}",
-        "state": state,
-        "tone": tone,
-        "text": shown(item.text),
-        "reason": shown(item.reason),
-    }
