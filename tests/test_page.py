@@ -282,7 +282,7 @@ def test_strangers_words_are_text_and_nothing_else(hostile_page: LexborHTMLParse
     for word in [*HOSTILE, *ESCAPED.values()]:
         assert words.count(" ".join(word.split())) > 5, word
     assert not re.search("[\ud800-\udfff\u202a-\u202e\u2060-\u206f\ufffe\uffff\x00-\x08]", words)
-    assert "49" not in words.split("What was asked")[0]
+    assert str(7919 * 7907) not in words
 
 
 def test_no_name_breaks_a_chart(hostile_page: LexborHTMLParser) -> None:
