@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import importlib.util
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 
-from packer.errors import CallError
+from packer.extras import check_extra
 from packer.intervals import Interval, proportion
 from packer.task import fold_label
 
@@ -194,9 +193,7 @@ class Tally:
 
 def check_libraries() -> None:
     """Raise `CallError` where what computes the figures is not installed: before a long table is read for nothing."""
-    for module, library in (("sklearn", "scikit-learn"), ("scipy", "scipy")):
-        if importlib.util.find_spec(module) is None:
-            raise CallError(f"evaluate needs {library}, which is not installed: pip install 'prompt-packer[quality]'")
+    check_extra("quality", {"sklearn": "scikit-learn", "scipy": "scipy"}, needed_by="evaluate")
 
 
 def _count_place(counts: dict[int, _Count], place: int | None, *, is_error: bool) -> None:

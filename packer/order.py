@@ -91,6 +91,11 @@ class Order:
         return Settings(**(own | caps | {"price": price}))
 
     @property
+    def has_cap(self) -> bool:
+        """Whether it may cost no more than something, which takes a known price."""
+        return self.budget_usd is not None or self.limits.max_request_usd is not None
+
+    @property
     def job(self) -> str:
         """What the budget belongs to: the same column of the same file, run after run."""
         return name_source(self.input, text=self.text)

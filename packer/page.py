@@ -5,7 +5,6 @@ It is one file without a script, and names no other. The same report makes the s
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from importlib import resources
@@ -17,6 +16,7 @@ from packer.charts import chart_levels, chart_outcomes, chart_time
 from packer.drawing import Chart, cut, percent, shown
 from packer.errors import CallError
 from packer.evaluation import Evaluation, RecordEvaluation
+from packer.extras import check_extra
 from packer.intervals import Interval
 from packer.outputs import OutputFile
 from packer.quality_charts import chart_audit, chart_buckets, chart_confusion, chart_labels
@@ -43,9 +43,7 @@ _CUT = 300  # characters of a text in a table
 
 def check_page_can_be_made() -> None:
     """Raise `CallError` where the extra is not installed."""
-    for name in _MODULES:
-        if importlib.util.find_spec(name) is None:
-            raise CallError(f"a page needs {name}, which is not installed: pip install 'prompt-packer[report]'")
+    check_extra("report", {name: name for name in _MODULES}, needed_by="a page")
 
 
 def write_page(report: Report, evaluation: Evaluation | RecordEvaluation | None = None) -> str:

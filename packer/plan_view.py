@@ -43,7 +43,7 @@ def show_plan(order: Order, *, width: int) -> list[Line]:
             undo.callback(ledger.close)
         quote, source = _find_price(order)
         price = None if quote is None else quote.price
-        if price is None and (order.budget_usd is not None or order.limits.max_request_usd is not None):
+        if price is None and order.has_cap:
             raise refuse_unpriced(order.model)
         canaries = find_canaries(order.task) if order.untrusted else {}
         requests = Requests(order.task, order.limits, price, count_tokens, bound_tokens, canaries)
@@ -215,7 +215,7 @@ def _write_doubtful(order: Order, plan: Plan, price: Price | None) -> Iterator[t
             yield "", f"for each 10 % of doubtful texts: {more} at the least, twice that at the most", ""
     if order.escalate is not None:
         strong = price_of(order)
-        if strong is None and (order.budget_usd is not None or order.limits.max_request_usd is not None):
+        if strong is None and order.has_cap:
             raise refuse_unpriced(order.escalate)
         requests, cost = plan.singles.requests, None if strong is None else plan.singles.cost(strong)
         if order.target_accuracy is not None:

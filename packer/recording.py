@@ -18,14 +18,14 @@ from annotated_types import MaxLen
 from packer.errors import Failure
 from packer.events import AttemptEnded, Event, Statistics
 from packer.items import Decision, Result, Status, canonical_json, plain_record
-from packer.shown import show_text
+from packer.shown import cut_shown
 
 MOST_MOMENTS = 240
 MOST_UNANSWERED = 100
 _FIRST_STEP = 0.05  # seconds
 _TEXT_CUT = 160  # characters
 _REASON_CUT = 300
-_FAILURES = frozenset(failure.value for failure in Failure)
+FAILURES = frozenset(failure.value for failure in Failure)
 _STEPS = {"giveup": "give up"}
 
 
@@ -120,7 +120,7 @@ class Recorder:
             return
         kept = self._pending if result.status is Status.PENDING else self._asked
         if len(kept) < MOST_UNANSWERED:
-            reason, shown = _cut(result.error, _REASON_CUT), _cut(text, _TEXT_CUT)
+            reason, shown = cut_shown(result.error, _REASON_CUT), cut_shown(text, _TEXT_CUT)
             kept.append(Unanswered(self._rows, result.status, reason, shown))
 
     def finish(self, now: Statistics) -> Recording:
@@ -149,15 +149,9 @@ class Recorder:
 def _name_outcome(ended: AttemptEnded) -> str:
     """How a request failed, else the step that followed its answer."""
     kind = ended.outcome.partition(":")[0]
-    return kind if kind in _FAILURES else _STEPS.get(ended.step, ended.step)
-
-
-def _cut(text: str, most: int) -> str:
-    # cut first: a text may be as long as a file
-    shown = show_text(text[: most + 1])
-    return shown if len(shown) <= most else shown[: most - 1] + "…"
+    return kind if kind in FAILURES else _STEPS.get(ended.step, ended.step)
 
 
 def _describe(row: int, text: str, result: Result) -> Doubtful:
     answer = result.label or canonical_json(plain_record(result.record))
-    return Doubtful(row, _cut(answer, _TEXT_CUT), result.confidence, result.votes, _cut(text, _TEXT_CUT))
+    return Doubtful(row, cut_shown(answer, _TEXT_CUT), result.confidence, result.votes, cut_shown(text, _TEXT_CUT))

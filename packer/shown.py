@@ -52,11 +52,16 @@ def count_of(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
+def cut_shown(text: str, most: int) -> str:
+    """`text` with nothing invisible, `most` characters at most."""
+    # cut before as well: a text of a megabyte is not looked through for its beginning
+    shown = show_text(text[: most + 1])
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
 def html_text(text: str) -> str:
     """`text` as the content of an element: no tag, no entity, nothing invisible, 200 characters at most."""
-    # cut before as well: a text of a megabyte is not looked through for its beginning
-    shown = show_text(text[: _MOST_HTML + 1])
-    return html.escape(shown if len(shown) <= _MOST_HTML else f"{shown[: _MOST_HTML - 1]}…")
+    return html.escape(cut_shown(text, _MOST_HTML))
 
 
 def html_table(above: Iterable[str], head: Sequence[str], rows: Iterable[Sequence[str]], below: str = "") -> str:

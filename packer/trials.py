@@ -176,7 +176,7 @@ def _find_price(order: Order, model: str) -> Price | None:
         return FREE
     own = (order.price or order.task.price_of(model)) if model == order.model else None
     price = own or find_price(model)
-    if price is None and (order.budget_usd is not None or order.limits.max_request_usd is not None):
+    if price is None and order.has_cap:
         raise refuse_unpriced(model)
     return price
 

@@ -25,6 +25,7 @@ FACES = {
     "evaluation_view",
     "examples",
     "explanations",
+    "extras",
     "labelling",
     "ledger_view",
     "models_view",

@@ -17,7 +17,7 @@ from packer.dashboard.writing import write_empty, write_jobs, write_page, write_
 from packer.drawing import cut, percent, shown
 from packer.errors import Failure, LedgerError
 from packer.events import statistics_adapter
-from packer.recording import MOST_MOMENTS, Moment
+from packer.recording import FAILURES, MOST_MOMENTS, Moment
 from packer.report_words import Tile, write_range
 from packer.shown import count_of
 from packer.summary import write_seconds
@@ -31,7 +31,6 @@ _JOB_PAGE = re.compile(r"/job/([1-9][0-9]{0,14})")
 _WHOLE = re.compile(r"([0-9]+) of \1 answers")
 _LAST = 30  # of what went wrong
 _CUT = 300  # characters
-_FAILURES = frozenset(failure.value for failure in Failure)
 _IN_FLIGHT, _ANSWERED, _IN_PART, _INTERRUPTED = "in flight", "answered", "answered in part", "interrupted"
 
 
@@ -201,7 +200,7 @@ def _name_outcome(attempt: Attempt) -> str:
     if attempt.closed is None:
         return _IN_FLIGHT
     kind = attempt.outcome.partition(":")[0]
-    if kind in _FAILURES or kind == _INTERRUPTED:
+    if kind in FAILURES or kind == _INTERRUPTED:
         return kind
     return _ANSWERED if _WHOLE.fullmatch(attempt.outcome) else _IN_PART
 

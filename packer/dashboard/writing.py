@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Mapping
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from packer.dashboard.view import View
 from packer.drawing import shown
-from packer.errors import CallError
+from packer.extras import check_extra
 from packer.report_words import tell_asked, tell_settings
 
 if TYPE_CHECKING:
@@ -23,8 +22,7 @@ PARTS = ("head", "course", "ends", "facts")
 
 def check_page_can_be_made() -> None:
     """Raise `CallError` where the extra is not installed."""
-    if importlib.util.find_spec("jinja2") is None:
-        raise CallError("the dashboard needs jinja2, which is not installed: pip install 'prompt-packer[dashboard]'")
+    check_extra("dashboard", {"jinja2": "jinja2"}, needed_by="the dashboard")
 
 
 def write_page(title: str, parts: Mapping[str, str], *, report: Report | None = None, is_live: bool = False) -> str:
