@@ -55,21 +55,18 @@ EVALUATED_BY = ("position", "pack-size", "length")
 
 def read_arguments(given: Sequence[str] | None) -> argparse.Namespace:
     """What was asked, `command` among it. Raises `CallError`, and `SystemExit` after `--help` and `--version`."""
+    return make_parser().parse_args(given)
+
+
+def make_parser() -> Parser:
+    """The parser of the whole command: what may be asked, and what is said of it."""
     parser = Parser(prog=PROGRAM, description=ABOUT, epilog=EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=Parser)
-    for add in (
-        _add_label,
-        _add_plan,
-        _add_models,
-        _add_calibrate,
-        _add_evaluate,
-        _add_report,
-        _add_dashboard,
-        _add_ledger,
-    ):
+    adds = (_add_label, _add_plan, _add_models, _add_calibrate, _add_evaluate, _add_report, _add_dashboard, _add_ledger)
+    for add in adds:
         add(commands)
-    return parser.parse_args(given)
+    return parser
 
 
 def _add_label(commands: argparse._SubParsersAction[Parser]) -> None:

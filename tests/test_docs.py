@@ -1,5 +1,6 @@
 """README, design and `--help` are in step with each other and with the code."""
 
+import functools
 import re
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import reference_page
 from simulation.mutants import MUTANTS
 from test_simulation import SEEDS
 from test_untrusted import STATED, power
@@ -27,6 +29,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 
 
+@functools.cache
 def help_of(*command: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "packer", *command, "--help"], capture_output=True, text=True, check=True, timeout=30
@@ -53,6 +56,24 @@ def test_the_readme_names_every_command_and_its_options_there_exist(command: str
     shown = help_of(command)
     for option in {option for line in lines for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", line)}:
         assert option in shown, option
+
+
+@pytest.mark.parametrize("page", reference_page.PAGES)
+def test_a_page_that_is_made_is_what_would_be_made_now(page: str) -> None:
+    # else: python tests/reference_page.py
+    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == reference_page.PAGES[page]()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_reference_says_what_the_help_says(command: str) -> None:
+    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8").replace("\\|", "|")
+    section = page.partition(f"\n## {command}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(?:-\w, )?(--.*?)` \| (.*) \|$", section, re.MULTILINE)
+    # without spaces, since the help breaks lines at hyphens too
+    shown = {option: said.replace(" ", "") for option, said in options_of(help_of(command)).items()}
+    assert {name.split()[0]: f"{name}{said}".replace(" ", "") for name, said in rows} | {"--help": ""} == shown | {
+        "--help": ""
+    }
 
 
 def test_options_that_commands_share_are_told_in_the_same_words() -> None:
