@@ -37,13 +37,6 @@ def help_of(*command: str) -> str:
     return done.stdout
 
 
-def test_every_option_in_the_readme_exists() -> None:
-    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - {"--help"}
-    shown = "".join(help_of(command) for command in COMMANDS)
-    assert options
-    assert [option for option in sorted(options) if option not in shown] == []
-
-
 def test_the_help_fits_a_terminal() -> None:
     for command in ((), *((name,) for name in COMMANDS)):
         assert max(map(len, help_of(*command).splitlines())) <= 80
