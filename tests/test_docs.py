@@ -25,6 +25,7 @@ from packer.task import AnswerShape, read_task
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("label", "plan", "models", "calibrate", "evaluate", "report", "dashboard", "ledger")
 QUALITY = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
+PERFORMANCE = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 
@@ -128,6 +129,32 @@ def test_the_readmes_task_file_is_one(tmp_path: Path) -> None:
     assert example is not None
     (tmp_path / "task.toml").write_text(example[1], encoding="utf-8")
     assert len(read_task(tmp_path / "task.toml").labels) == 3
+
+
+def measured(start: str) -> dict[str, list[str]]:
+    """The cells of each side in the first table behind `start` on the page about performance; the first row of each."""
+    table = PERFORMANCE[PERFORMANCE.index(start) :].split("\n\n")
+    found: dict[str, list[str]] = {}
+    for row in next(part for part in table if part.startswith("      ")).splitlines()[1:]:
+        side, _, cells = row.strip().partition("  ")
+        found.setdefault(side, cells.split())
+    return found
+
+
+def test_the_readme_compares_by_what_was_measured() -> None:
+    cost, cap, kill = measured("\n## Cost\n"), measured("A hard cap of 60"), measured("\nSIGKILL:\n")
+    rows = re.findall(
+        r"^\| ([\w -]+?)(?: (\d+\.[\d.]+))? \| (\d+) \| \$(.*?) \| (.*?) s \| (.*?) \|$", README, re.MULTILINE
+    )
+    names = {"a loop with 10 at once": "plain recipe", "bespokelabs-curator": "curator"}
+    assert {names.get(name, name) for name, *_ in rows} == cost.keys() - {"floor"}
+    for name, version, packs, usd, seconds, twice in rows:
+        side = names.get(name, name)
+        assert (packs, usd) == (cost[side][0], cost[side][3])
+        assert seconds == cap[side][0]
+        keeps = kill[side][0] != "keeps"  # no answers
+        assert twice == (kill[side][4].replace("%", " %") if keeps else "all: it keeps no answers")
+        assert not version or f"{name} {version}" in " ".join(PERFORMANCE.split())
 
 
 def test_what_is_said_of_untrusted_texts_is_so(tmp_path: Path) -> None:

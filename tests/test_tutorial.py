@@ -4,6 +4,8 @@ A figure that hangs on the clock or on the order in which replies come is compar
 embedded model may differ in a few texts on another machine, so that its accuracy is compared with a margin.
 """
 
+import csv
+import operator
 import re
 import shlex
 import socket
@@ -43,9 +45,9 @@ def port() -> str:
 class Terminal:
     """Types what a page says; the package's command runs in this process, because it starts sooner."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch = monkeypatch
-        self._capsys = capsys
+        self._capfd = capfd
         self._gateways: list[subprocess.Popen[str]] = []
         self.codes: list[int] = []
 
@@ -76,7 +78,7 @@ class Terminal:
                 gateway.stdout.readline()
             case ["prompt-packer", *arguments]:
                 self.codes.append(main(arguments))
-                out, err = self._capsys.readouterr()
+                out, err = self._capfd.readouterr()
                 return err + out
             case ["mkdir" | "cp" | "sh", *_]:
                 subprocess.run(["sh", "-euc", line], check=True)
@@ -91,8 +93,8 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Terminal]:
-    opened = Terminal(monkeypatch, capsys)
+def terminal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Terminal]:
+    opened = Terminal(monkeypatch, capfd)
     yield opened
     opened.close()
 
@@ -130,3 +132,29 @@ def test_the_tutorial_does_what_it_shows(clone: Path, terminal: Terminal, port: 
     assert len(blocks) == 12
     assert [code for code in terminal.codes if code] == [4]
     assert "[calibration]" in (clone / "tutorial" / "messages.toml").read_text(encoding="utf-8")
+
+
+def test_the_readmes_first_command_prints_what_is_shown(
+    clone: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime", reason="the embedded model is not installed")
+    typed = next(block for block in BLOCK.finditer(README) if "setup.sh local" in block[1])
+    setup, _, command = typed[1].strip().partition(" && .venv/bin/prompt-packer ")
+    assert setup == "sh setup.sh local"
+    assert main(shlex.split(command)) == 0
+    table, told = capfd.readouterr()
+    notice, _, summary = told.partition("\n")
+    compare(typed[2], f"{notice}\n{table}{summary}")
+    # "49 of the 60": the margin is for another machine's rounding
+    with Path("examples/messages.csv").open(encoding="utf-8", newline="") as file:
+        gold = [row["gold"] for row in csv.DictReader(file)]
+    given = [line.split()[1] for line in table.splitlines()[1:]]
+    stated = re.search(r"gets (\d+) of the 60 right", README)
+    assert stated is not None
+    assert abs(sum(map(operator.eq, given, gold)) - int(stated[1])) <= 2
+
+    # the same in Python, whose answers are known by now
+    code = re.search(r"```python\n(import csv\n.*?)```\n\n```text\n(.*?)```", README, re.DOTALL)
+    assert code is not None
+    exec(code[1], {})
+    compare(code[2], capfd.readouterr().out)
