@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import draw_dashboard
 import pytest
 import reference_page
 from simulation.mutants import MUTANTS
@@ -203,6 +204,12 @@ def test_every_promise_names_tests_that_exist_and_the_simulation_is_as_large_as_
         assert [path for path in named if not (ROOT / path).exists()] == []
     assert f"{SEEDS:,} jobs" in page
     assert f"{len(MUTANTS)} classic bugs" in page
+
+
+def test_the_picture_of_the_dashboard_is_of_this_version() -> None:
+    # else: python tests/draw_dashboard.py
+    assert draw_dashboard.describe_page().encode() in draw_dashboard.PICTURE.read_bytes()
+    assert "](docs/dashboard.png)" in README
 
 
 def test_the_changelog_has_this_version() -> None:
