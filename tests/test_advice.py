@@ -127,6 +127,7 @@ def test_a_share_that_may_be_below_the_promise_asks_for_a_larger_sample() -> Non
     )
 
 
+@pytest.mark.no_cover
 def test_a_share_that_is_too_near_the_promise_has_no_sample() -> None:
     pilot = Pilot(10_000, singles=SINGLES, lines=[[Arm("m", AnswerShape.LINE, 100)]], promise=0.03)
     while (ask := pilot.next_ask()) is not None:

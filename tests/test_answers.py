@@ -72,6 +72,7 @@ ANY_TEXT = (
 )
 
 
+@pytest.mark.no_cover
 @settings(max_examples=150)
 @given(ANY_TEXT, tasks(), st.integers(1, 8))
 def test_no_text_raises_anything(text: str, task: Task, count: int) -> None:
@@ -282,6 +283,7 @@ def test_a_row_is_kept_from_the_character_on_that_closes_it(shape: AnswerShape) 
 # "Any mutation of a valid answer gives no row for the wrong item"
 
 
+@pytest.mark.no_cover
 @settings(max_examples=400)
 @given(telling_answers(), st.data())
 def test_an_answer_that_goes_wrong_once_gives_no_row_for_the_wrong_item(written: Written, data: st.DataObject) -> None:
@@ -320,6 +322,7 @@ def test_a_valid_answer_gives_every_row_in_whatever_order(written: Written) -> N
         assert is_within(written.rows, answer.rows)
 
 
+@pytest.mark.no_cover
 @settings(max_examples=100)
 @given(answers(), st.data())
 def test_both_readers_of_json_read_the_same(written: Written, data: st.DataObject) -> None:

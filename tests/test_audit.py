@@ -79,6 +79,7 @@ def fires(seed: int, *, disagreement: float, items: int, promise: float = 0.03) 
     return any(audit.compared(agreed=rng.random() >= disagreement, size=20, number=1) for _ in range(items))
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("disagreement", [0.03, 0.02, 0.0])
 def test_a_promise_that_is_kept_is_called_broken_in_at_most_5_of_100_jobs(disagreement: float) -> None:
     assert sum(fires(seed, disagreement=disagreement, items=2_000) for seed in range(400)) <= 20

@@ -50,6 +50,7 @@ def failures(law: Law, *, size: int, seeds: int = SEEDS) -> tuple[int, float]:
     return broken, kept / seeds / size
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("law", LAWS)
 def test_the_promise_is_broken_with_at_most_the_stated_probability(law: str) -> None:
     # 400 jobs, each of which may fail with probability 0.1: 56 is 2.7 standard errors above the mean
@@ -57,6 +58,7 @@ def test_the_promise_is_broken_with_at_most_the_stated_probability(law: str) -> 
     assert broken <= SEEDS * DELTA + 16
 
 
+@pytest.mark.no_cover
 def test_answers_are_kept_where_confidence_is_worth_something() -> None:
     _, kept = failures(LAWS["calibrated"], size=200, seeds=40)
     assert kept > 0.65
@@ -66,6 +68,7 @@ def test_answers_are_kept_where_confidence_is_worth_something() -> None:
     assert none < 0.5
 
 
+@pytest.mark.no_cover
 def test_a_search_that_went_on_behind_a_failure_would_break_its_promise() -> None:
     """What the order guards against: the lowest threshold that looks right by itself, each tested as if alone."""
     from packer.cascade import _LADDER, _try

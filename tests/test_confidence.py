@@ -84,6 +84,7 @@ def tokenised(draw: st.DrawFn) -> tuple[Written, list[Token]]:
     return written, [Token(data[left:right], -rng.expovariate(2)) for left, right in pairwise(cuts)]
 
 
+@pytest.mark.no_cover
 @settings(max_examples=200)
 @given(tokenised())
 def test_the_confidence_of_a_row_is_the_product_over_its_answers_tokens(case: tuple[Written, list[Token]]) -> None:
@@ -123,6 +124,7 @@ def assert_same(text: str, task: Task, nonce: str, count: int) -> Parsed:
     return located
 
 
+@pytest.mark.no_cover
 @settings(max_examples=150)
 @given(answers(), st.data())
 def test_asking_where_rows_stand_changes_no_answer(written: Written, data: st.DataObject) -> None:

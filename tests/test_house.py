@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from uncounted import UNCOUNTED
 
 import packer
 
@@ -185,6 +186,10 @@ def test_coverage_is_asked_for_the_words_and_the_core() -> None:
     core = sorted(set().union(*FLOORS[:5]))
     assert settings["run"]["include"] == [f"packer/{name}.py" for name in core]
     assert settings["report"]["fail_under"] == 100
+
+
+def test_a_file_whose_branches_are_not_counted_is_there() -> None:
+    assert {path.stem for path in (ROOT / "tests").glob("test_*.py")} >= UNCOUNTED
 
 
 def test_the_public_names_are_there_and_sorted() -> None:

@@ -25,6 +25,7 @@ def work(name: str, *, seconds: float, seed: int = 0) -> Trace:
     return simulate(GATEWAYS[name], Limiter(), seconds=seconds, seed=seed)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("kind", _HELD)
 def test_below_a_cliff_at_thirty_in_flight_four_fifths_are_kept(kind: str, seed: int) -> None:
@@ -35,6 +36,7 @@ def test_below_a_cliff_at_thirty_in_flight_four_fifths_are_kept(kind: str, seed:
         assert trace.typical_limit(90, 300) <= 36
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("slots", [1, 2, 4])
 @pytest.mark.parametrize("kind", _HELD)
 def test_a_small_account_keeps_four_fifths(kind: str, slots: int) -> None:
@@ -42,12 +44,14 @@ def test_a_small_account_keeps_four_fifths(kind: str, slots: int) -> None:
     assert work(name, seconds=420).share(GATEWAYS[name], 120, 420) >= 0.8
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("kind", _HELD)
 def test_a_large_account_keeps_four_fifths(kind: str) -> None:
     name = f"{kind}, 200"
     assert work(name, seconds=180).share(GATEWAYS[name], 90, 180) >= 0.8
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("kind", _HELD)
 def test_a_cliff_that_moves_is_followed(kind: str) -> None:
     name = f"{kind}, 30 8 60"  # each for five minutes
@@ -57,6 +61,7 @@ def test_a_cliff_that_moves_is_followed(kind: str) -> None:
     assert trace.share(GATEWAYS[name], 0, 900) >= 0.75
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("name", "since"),
     [
@@ -79,6 +84,7 @@ def test_what_is_no_cliff_is_not_taken_for_one(name: str, since: float) -> None:
     assert trace.share(GATEWAYS[name], since, since + 180) >= 0.8
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("name", "right", "most"), [("0.1 s", 67, 160), ("0.02 s", 14, 50)])
 def test_what_our_own_core_cannot_read_is_not_asked_for(name: str, right: int, most: int) -> None:
     trace = simulate(OWN_CORE[name], Limiter(), seconds=30, seed=0)
@@ -87,11 +93,13 @@ def test_what_our_own_core_cannot_read_is_not_asked_for(name: str, right: int, m
     assert trace.typical_limit(2, 30) <= 1.7 * right
 
 
+@pytest.mark.no_cover
 def test_a_core_that_others_keep_busy_holds_nothing_back() -> None:
     gateway = OWN_CORE["busy"]
     assert simulate(gateway, Limiter(), seconds=30, seed=0).share(gateway, 5, 30) >= 0.95
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("name", ["600 a minute", "6000 a minute", "600k tokens a minute"])
 def test_a_bucket_of_requests_or_tokens_is_emptied_as_fast_as_it_fills(name: str) -> None:
     trace = work(name, seconds=300)
@@ -99,6 +107,7 @@ def test_a_bucket_of_requests_or_tokens_is_emptied_as_fast_as_it_fills(name: str
     assert len(trace.refusals) < 0.2 * len(trace.answers)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("name", [name for name in GATEWAYS if "told" in name])
 def test_a_bucket_that_is_told_of_is_emptied_as_fast_as_it_fills_and_hardly_refuses(name: str) -> None:
     trace = work(name, seconds=300)
@@ -106,6 +115,7 @@ def test_a_bucket_that_is_told_of_is_emptied_as_fast_as_it_fills_and_hardly_refu
     assert len(trace.refusals) <= 0.005 * len(trace.answers)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("name", ["30, heavy, 429", "30, 1 % 429, 429"])
 def test_a_cliff_is_found_through_noise(name: str) -> None:
     assert work(name, seconds=600).share(GATEWAYS[name], 120, 600) >= 0.8
@@ -121,6 +131,7 @@ def test_a_brownout_is_met_with_less_load_and_is_recovered_from(share: float, lo
     assert trace.share(gateway, 300, 360) >= 0.8
 
 
+@pytest.mark.no_cover
 def test_a_job_on_a_gateway_with_a_cliff_has_the_results_of_one_without() -> None:
     task = Task(["even", "odd"])
     given = [f"text {number}" for number in range(6000)]
@@ -158,6 +169,7 @@ def test_a_job_on_a_gateway_with_a_cliff_has_the_results_of_one_without() -> Non
     assert seconds < 6000 / 20 / 0.8
 
 
+@pytest.mark.no_cover
 def test_the_way_up_takes_hardly_longer_than_twice_as_many_each_round() -> None:
     # 60 slots, 1 s, 3,000 answers: 50 s at best, 53 with 1, 8, 16 and 32 in flight for a second each
     gateway = Gateway(steady(60 / 1.02), lambda rng: rng.uniform(1.0, 1.04), steady(60.0), "refuse", retry_after=1.0)
@@ -167,6 +179,7 @@ def test_the_way_up_takes_hardly_longer_than_twice_as_many_each_round() -> None:
     assert trace.share(gateway, 60, 300) >= 0.97
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("name", COMPARED)
 def test_no_other_controller_is_both_as_quick_and_as_seldom_refused(name: str) -> None:
     gateway = COMPARED[name]

@@ -86,6 +86,7 @@ def test_a_model_that_the_table_does_not_name_has_no_price(model: str) -> None:
     assert find_price(model) is None
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("provider", [provider.id for provider in providers])
 def test_no_models_name_with_more_behind_it_has_a_price(provider: str) -> None:
     table = next(each for each in providers if each.id == provider)

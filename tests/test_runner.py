@@ -632,6 +632,7 @@ def test_cost_and_pace_are_told_by_how_much_was_in_flight() -> None:
     assert paces[-1] > 50
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("share", "load"), [(0.5, 1.3), (0.8, 0.2), (0.95, 0.1)])
 def test_a_brownout_is_met_with_no_more_load_than_before_and_with_less_the_less_it_answers(
     share: float, load: float

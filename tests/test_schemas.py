@@ -40,6 +40,7 @@ def test_the_document_is_drawn_from_its_model(file: str) -> None:
     assert (SCHEMAS / file).read_text(encoding="utf-8") == wanted, "run: python tests/schema_documents.py"
 
 
+@pytest.mark.no_cover
 @given(tasks(), st.data())
 def test_every_answer_that_we_write_passes_the_document(task: Task, data: st.DataObject) -> None:
     if task.record_schema is None:
