@@ -146,6 +146,7 @@ def test_asking_where_rows_stand_raises_for_no_text(text: str, task: Task) -> No
         '{"n":1,"label":"spam"}\n{"n":2,"label":"\\u0068am"}',
         '[1,"spam"]\n[2,"ham"]',
         '{"pack":"k7f2","answers":["1 spam",[2,"spam"],"2 ham"]}',
+        '{"pack":"k7f2","answers":["1 spam",{"label":"ham"},"2 ham"]}',
         '{"pack":"k7f2","answers":["1 spam","2 ham","1 spam"',
         '[{"pack":"k7f2","answers":[{"label":"spam","n":1},{"n":2,"label":"ham"},]}]',
     ],
