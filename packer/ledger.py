@@ -14,6 +14,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -95,6 +96,10 @@ class Ledger:
     ) -> None:
         self.close()
 
+    def snapshot(self) -> AbstractContextManager[None]:
+        """All that is read inside is of one moment, whatever a running job writes meanwhile. For reading only."""
+        return self._file.snapshot()
+
     def start_job(self, name: str, about: Mapping[str, Any]) -> int:
         """The id of a new job; jobs of one `name` share their spending.
 
@@ -163,7 +168,11 @@ class Ledger:
 
     def waiting(self, task: str, model: str) -> list[Waiting]:
         """The batches of this task and model whose attempts are open, in the order in which they were made."""
-        return [one for one in find_waiting(self._file) if (one.batch.task, one.batch.model) == (task, model)]
+        return [one for one in self.all_waiting() if (one.batch.task, one.batch.model) == (task, model)]
+
+    def all_waiting(self) -> list[Waiting]:
+        """The batches of all tasks and models whose attempts are open, in the order in which they were made."""
+        return find_waiting(self._file)
 
     def spending(self, name: str) -> Spending:
         """What all jobs of this `name` have booked. Every row is checked: a cap must not rest on rotten money."""

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 
 from packer.items import canonical_json
 from packer.ledger_file import LedgerFile, Row, checksum
@@ -63,6 +64,45 @@ class Waiting:
 
     batch: Batch
     attempts: Mapping[int, Attempt]
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingSum:
+    """Batches that wait, added up: how many, since when, at which gateways, and what is asked in them.
+
+    `unmade` of them have no id of the gateway's yet. `reserved` USD are set aside; `unpriced` requests have no price.
+    """
+
+    batches: int
+    unmade: int
+    urls: tuple[str, ...]
+    since: datetime
+    requests: int
+    texts: int
+    reserved: Decimal
+    unpriced: int
+
+
+def add_up(waiting: Sequence[Waiting], *, job: int | None = None) -> WaitingSum | None:
+    """What `waiting` comes to, or its requests of one `job`; None where that is nothing."""
+    mine = [
+        (one.batch, asked)
+        for one in waiting
+        if (asked := [attempt for attempt in one.attempts.values() if job is None or attempt.job == job])
+    ]
+    if not mine:
+        return None
+    batches, attempts = [batch for batch, _ in mine], [attempt for _, asked in mine for attempt in asked]
+    return WaitingSum(
+        batches=len(batches),
+        unmade=sum(batch.remote is None for batch in batches),
+        urls=tuple(dict.fromkeys(batch.url for batch in batches)),
+        since=min(batch.made for batch in batches),
+        requests=len(attempts),
+        texts=sum(len(attempt.keys) for attempt in attempts),
+        reserved=sum((attempt.reserve or Decimal(0) for attempt in attempts), Decimal(0)),
+        unpriced=sum(attempt.reserve is None for attempt in attempts),
+    )
 
 
 def note_batch(file: LedgerFile, *, url: str, task: str, model: str, token: str, lines: Sequence[Line]) -> int:

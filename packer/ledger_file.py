@@ -159,6 +159,17 @@ class LedgerFile:
         with self._explained():
             return self._db.execute(sql, parameters).fetchall()
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that is read inside is of one moment. A running job's log cannot be emptied meanwhile: keep it short."""
+        self.read("BEGIN")
+        try:
+            yield
+        finally:
+            # a failing disk has often ended it already
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
     def sound(self, row: Row | None, what: str) -> Row:
         """The row, once it is known to be what was written: rot is neither read nor given a new checksum."""
         if row is None:

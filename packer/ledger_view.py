@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 
 from packer.ledger import Attempt, Ledger
-from packer.shown import show_text
+from packer.ledger_batches import WaitingSum, add_up
+from packer.shown import count_of, show_text
 from packer.usage import format_usd
 
 
@@ -30,7 +32,8 @@ def verify_ledger(path: str) -> list[str]:
 
 
 def _write_statistics(ledger: Ledger) -> Iterator[str]:
-    now = ledger.statistics()
+    with ledger.snapshot():
+        now, waiting = ledger.statistics(), add_up(ledger.all_waiting())
     attempts = ", ".join(f"{count:,} {state}" for state, count in now.attempts.items() if count)
     total = sum(now.attempts.values())
     yield f"answers    {now.answers:,}"
@@ -39,17 +42,36 @@ def _write_statistics(ledger: Ledger) -> Iterator[str]:
     yield f"tokens     {now.usage.input_tokens:,} in, {now.usage.output_tokens:,} out"
     money = now.spending
     yield f"cost       {format_usd(money.settled)}"
-    if money.doubt or money.open:
-        most = money.settled + money.doubt + money.open
-        yield f"in doubt   at most {format_usd(most - money.settled)}, so that {format_usd(most)} is the most it can be"
+    # what waits in a batch is open, and in nobody's doubt
+    doubt = money.doubt + money.open - (waiting.reserved if waiting else Decimal(0))
+    if doubt:
+        most = money.settled + doubt
+        yield f"in doubt   at most {format_usd(doubt)}, so that {format_usd(most)} is the most it can be"
+    if waiting is not None:
+        yield from _write_waiting(waiting)
     yield f"file       {now.file_bytes:,} bytes, format {now.schema_version}"
+
+
+def _write_waiting(waiting: WaitingSum) -> Iterator[str]:
+    asked = f"{count_of(waiting.requests, 'request')} with {count_of(waiting.texts, 'text')}"
+    urls = show_text(", ".join(waiting.urls))
+    yield f"batches    {count_of(waiting.batches, 'batch', 'batches')} waiting at {urls}"
+    yield f"           since {waiting.since:%Y-%m-%d %H:%M} UTC: {asked}, {write_set_aside(waiting)} besides"
+    yield "           the same command with --batch collects what came of them"
+
+
+def write_set_aside(waiting: WaitingSum) -> str:
+    """What batches that wait may cost."""
+    if waiting.unpriced:
+        return f"an unknown cost of {count_of(waiting.unpriced, 'request')}"
+    return f"at most {format_usd(waiting.reserved)}"
 
 
 def _list_doubt(attempts: Iterator[Attempt]) -> Iterator[str]:
     count = 0
     for attempt in attempts:
         count += 1
-        items = f"{len(attempt.keys)} item{'s' if len(attempt.keys) != 1 else ''}"
+        items = count_of(len(attempt.keys), "item")
         most = "cost unknown" if attempt.reserve is None else f"at most {format_usd(attempt.reserve)}"
         when = f"{attempt.opened:%Y-%m-%d %H:%M:%S} UTC"
         yield show_text(f"request {attempt.id}, {when}, {items}, {most}: {attempt.outcome or 'in flight'}")

@@ -4,9 +4,11 @@ import contextlib
 import sqlite3
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from packer.cli import main
 from packer.errors import LedgerDamaged
 from packer.ledger import AttemptState, Closed, Ledger, Opened
 from packer.ledger_batches import Line
@@ -84,3 +86,59 @@ def test_a_rotten_batch_is_not_taken_for_one_that_is_not_there(path: Path) -> No
         db.execute("UPDATE batches SET lines = '[]'")
     with pytest.raises(LedgerDamaged, match="batch 1 does not match its checksum"):
         Ledger(path)
+
+
+# What the command says of them
+
+
+def show(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["ledger", str(path)]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_summary_says_what_waits_at_the_gateway_and_what_to_do(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Ledger(path) as ledger:
+        lines = [Line(4, "4-ghi", "nonc", {})]
+        ledger.commit([Opened(4, 1, ("b2:4", "b2:5", "b2:6"), 1, Decimal("0.25"))])
+        ledger.note_batch(url="https://other.test/\x1b[2J", task="t", model="m", token="b", lines=lines)
+        (since,) = {f"{one.batch.made:%Y-%m-%d %H:%M}" for one in ledger.waiting("t", "m")[:1]}
+    shown = show(path, capsys)
+    assert "in doubt   at most $0.50, so that $0.50 is the most it can be\n" in shown, "attempt 3 alone"
+    assert (
+        f"batches    2 batches waiting at {URL}, https://other.test/\\x1b[2J\n"
+        f"           since {since} UTC: 3 requests with 5 texts, at most $1.25 besides\n"
+        "           the same command with --batch collects what came of them\n"
+    ) in shown
+
+
+def test_what_waits_in_a_batch_is_not_called_in_doubt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Ledger(tmp_path / "l.db") as ledger:
+        job = ledger.start_job("mail", {"task": "t", "model": "m", "parameters": {}})
+        ledger.commit([Opened(1, job, ("b2:1",), 1, None)])
+        assert ledger.note_batch(url=URL, task="t", model="m", token="a token", lines=LINES[:1]) == 1
+    shown = show(tmp_path / "l.db", capsys)
+    assert "in doubt" not in shown
+    assert ": 1 request with 1 text, an unknown cost of 1 request besides\n" in shown
+    with Ledger(tmp_path / "l.db") as ledger:
+        ledger.commit([Closed(1, AttemptState.FREED, "", None, None, 1.0, {})])
+    assert "batches" not in show(tmp_path / "l.db", capsys)
+
+
+def test_the_summary_is_of_one_moment(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A batch that is collected while the ledger is read would else be subtracted from what it is no part of."""
+    read = Ledger.all_waiting
+
+    with Ledger(path) as ledger:
+
+        def collect_first(reader: Ledger) -> Any:
+            ledger.commit([Closed(n, AttemptState.FREED, "", None, None, 1.0, {}) for n in (1, 2)])
+            return read(reader)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Ledger, "all_waiting", collect_first)
+            shown = show(path, capsys)
+    assert "1 batch waiting" in shown
+    assert "in doubt   at most $0.50" in shown
+    assert "batches" not in show(path, capsys)
