@@ -47,6 +47,8 @@ def _write_statistics(ledger: Ledger) -> Iterator[str]:
     if doubt:
         most = money.settled + doubt
         yield f"in doubt   at most {format_usd(doubt)}, so that {format_usd(most)} is the most it can be"
+    if unknown := money.unknown - (waiting.unpriced if waiting else 0):
+        yield f"unknown    {count_of(unknown, 'request')} cost what nobody knows"
     if waiting is not None:
         yield from _write_waiting(waiting)
     yield f"file       {now.file_bytes:,} bytes, format {now.schema_version}"

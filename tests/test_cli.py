@@ -30,7 +30,7 @@ from packer.cli import main
 from packer.events import AttemptEnded, JobStopped, SettingRefused, Statistics
 from packer.exchange import Charge, ChargeSource
 from packer.items import MOST_IN_FLIGHT, Item, Result, Status
-from packer.ledger import Ledger
+from packer.ledger import AttemptState, Closed, Ledger, Opened
 from packer.limiter import Limiter
 from packer.progress import describe, write_event
 from packer.prompts import read_user, write_answer
@@ -723,6 +723,19 @@ def test_a_request_in_doubt_is_listed(
         r"request 1, \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, 6 items, at most \$0\.\d+: lost: the gateway says: lost\n"
     )
     assert re.fullmatch(pattern, capsys.readouterr().out)
+
+
+def test_a_cost_that_nobody_knows_is_not_shown_as_nothing(
+    in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ "Unknown is never zero." """
+    with Ledger("l.db") as ledger:
+        job = ledger.start_job("mail", {"task": "t", "model": "m", "parameters": {}})
+        ledger.commit([Opened(1, job, ("b2:1",), 1, None), Opened(2, job, ("b2:2",), 1, Decimal(1))])
+        ledger.commit([Closed(n, AttemptState.SETTLED, "", None, None, 1.0, {}) for n in (1, 2)])
+    assert main(["ledger", "l.db"]) == 0
+    shown = capsys.readouterr().out
+    assert "cost       $1.00\nunknown    1 request cost what nobody knows\n" in shown
 
 
 def test_what_is_wrong_with_a_ledger_has_exit_code_5(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
