@@ -20,6 +20,8 @@ WINDOW: Literal["24h"] = "24h"
 MOST_LINES = 2_000  # of a batch: what is in memory at once; the API takes 50,000
 # What is asked for in a batch has ended, one way or another
 ENDED = frozenset({"completed", "expired", "cancelled", "failed"})
+# What was about to become one, and did not
+GIVEN_UP = "given up"
 _STATES = ENDED | {"validating", "in_progress", "finalizing", "cancelling"}
 # An id becomes a part of a URL: nothing may stand in one that means something there
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._:-]{0,199}")

@@ -52,6 +52,10 @@ class Book(Protocol):
         """Hear how it stands."""
         ...
 
+    def give_up(self, batch: int) -> None:
+        """Hear that it was not made, or that nobody knows of it."""
+        ...
+
 
 @dataclass(slots=True, eq=False)
 class _Line:
@@ -216,6 +220,19 @@ class BatchTransport(GatewayTransport):
             raise TransportError(Failure.NOT_SENT, str(error)) from None
         failpoints.reach("batch: noted, nothing uploaded")
         try:
+            remote = await self._make(number, packed, token)
+        except TransportError:
+            self.book.give_up(number)
+            raise
+        failpoints.reach("batch: made, its id not noted")
+        await self.book.mark(number, remote=remote)
+        failpoints.reach("batch: its id is noted")
+        began = next(iter(lines.values())).began
+        return await self._wait(number, remote, prompts, dialect, since=began)
+
+    async def _make(self, number: int, packed: bytes, token: str) -> str:
+        """The id of the batch that the gateway has made."""
+        try:
             file = await self._reach().upload(packed)
         except Refused as refused:
             raise TransportError(refused.failure or Failure.NOT_SENT, f"upload: {refused.message}") from None
@@ -226,14 +243,9 @@ class BatchTransport(GatewayTransport):
         await self.book.mark(number, uploaded=file)
         failpoints.reach("batch: uploaded, about to be made")
         try:
-            remote = await self._reach().make(file, token)
+            return await self._reach().make(file, token)
         except Refused as refused:
             raise TransportError(refused.failure or Failure.LOST, f"batch: {refused.message}") from None
-        failpoints.reach("batch: made, its id not noted")
-        await self.book.mark(number, remote=remote)
-        failpoints.reach("batch: its id is noted")
-        began = next(iter(lines.values())).began
-        return await self._wait(number, remote, prompts, dialect, since=began)
 
     # What is made is waited for
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from packer import failpoints
-from packer.batch_files import Standing
+from packer.batch_files import GIVEN_UP, Standing
 from packer.batches import BatchTransport
 from packer.canaries import Canaries, Canary
 from packer.desk import Desk
@@ -59,6 +59,7 @@ class Collector:
         self._emit = tell
         self._known = known
         self._flying: dict[int, Request] = {}
+        self._sizes: dict[int, int] = {}  # of batches: a gateway tells theirs late
         transport.book = self
 
     async def send(self, request: Request, *, deadline: float) -> Reply:
@@ -81,13 +82,22 @@ class Collector:
             canaries = {number: canary.label for number, canary in request.canaries.by_number.items()}
             lines.append(Line(prompt.attempt, custom_id, read_user(prompt.user)[0], canaries))
         url, task, model = self._transport.base_url, self._job.requests.task.fingerprint, self._job.route.model
-        return await self._journal.ask(
+        number = await self._journal.ask(
             lambda ledger: ledger.note_batch(url=url, task=task, model=model, token=token, lines=lines)
         )
+        self._sizes[number] = len(lines)
+        self._tell_unmade(number, "gathered")
+        return number
 
     async def mark(self, batch: int, *, uploaded: str | None = None, remote: str | None = None) -> None:
         """As `Book.mark`."""
         await self._journal.ask(lambda ledger: ledger.mark_batch(batch, uploaded=uploaded, remote=remote))
+        if remote is None:
+            self._tell_unmade(batch, "uploaded")
+
+    def give_up(self, batch: int) -> None:
+        """As `Book.give_up`."""
+        self._tell_unmade(batch, GIVEN_UP)
 
     def tell(self, batch: int, standing: Standing) -> None:
         """As `Book.tell`."""
@@ -97,10 +107,15 @@ class Collector:
                 id=standing.id,
                 state=standing.state,
                 ended=standing.ran or 0,
-                requests=standing.total or 0,
+                failed=standing.failed or 0,
+                requests=standing.total or self._sizes[batch],
                 expires=standing.expires,
             )
         )
+
+    def _tell_unmade(self, batch: int, state: str) -> None:
+        size = self._sizes[batch]
+        self._emit(BatchStands(batch, "", state, ended=0, failed=0, requests=size, expires=None))
 
     async def collect(self) -> None:
         """Wait for what earlier runs have left, and book it."""
@@ -117,6 +132,7 @@ class Collector:
 
     async def _collect(self, waiting: Waiting) -> None:
         batch = waiting.batch
+        self._sizes[batch.id] = len(batch.lines)
         requests = {
             line.custom_id: _rebuild(line, waiting.attempts[line.attempt], logprobs=self._job.confidence)
             for line in batch.lines

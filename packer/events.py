@@ -124,14 +124,16 @@ class Audited:
 class BatchStands:
     """How a batch stands, whenever it was looked at; `batch` is its number in the ledger, `id` the gateway's.
 
-    `ended` of its `requests` have; `expires` is when the gateway gives up the rest, in Unix seconds, None where it does
-    not say.
+    `state` is in the gateway's words. Before there is a batch it is `gathered`, then `uploaded`, and `id` is empty; it
+    is `given up` where none came of that. `ended` of its `requests` have, `failed` of these without an answer;
+    `expires` is when the gateway gives up the rest, in Unix seconds, None where it does not say.
     """
 
     batch: int
     id: str
     state: str
     ended: int
+    failed: int
     requests: int
     expires: int | None
     ask: str = ""

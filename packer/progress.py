@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from packer.batch_files import ENDED
+from packer.batch_files import ENDED, GIVEN_UP
 from packer.events import AttemptEnded, Audited, BatchStands, Event, JobStopped, Paused, SettingRefused, Statistics
 from packer.shown import show_text
 from packer.usage import format_usd
@@ -98,7 +98,7 @@ class Display:
             before = self._batches.get(event.batch)
             is_shown = before is None or before.state != event.state
             self._batches[event.batch] = event
-            if event.state in ENDED:
+            if event.state in ENDED or event.state == GIVEN_UP:
                 del self._batches[event.batch]
         text = write_event(event) if is_shown else None
         if text is not None:
@@ -194,6 +194,8 @@ def write_event(event: Event) -> str | None:
         case Audited(broken=True, asked=asked, agreed=agreed):
             return f"asked again alone, {agreed:,} of {asked:,} items got the same answer: packs become smaller"
         case BatchStands():
+            if not event.id:
+                return f"a batch of {event.requests:,} requests is {event.state}"
             until = f", until {time.strftime('%H:%M', time.localtime(event.expires))} at most" if event.expires else ""
             return f"batch {event.id} {_write_standing(event)} requests{'' if event.state in ENDED else until}"
         case JobStopped(reason=reason):

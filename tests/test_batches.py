@@ -14,8 +14,9 @@ from gateway.scripts import at, between
 from gateway.server import KEY, Gateway, Setup, running_gateway
 
 from packer import batch_files, batches, recovery
+from packer.batch_calls import BatchCalls, Refused
 from packer.cli import main
-from packer.errors import LedgerFull
+from packer.errors import Failure, LedgerFull
 from packer.ledger import Ledger
 from packer.usage import Price, Usage
 
@@ -84,8 +85,34 @@ def test_a_table_goes_out_in_one_batch_at_half_the_price(capsys: pytest.CaptureF
         usage = Usage(record.input_tokens, record.output_tokens)
         assert record.billed == bill_for(usage, half if record.in_batch else PRICE)
     shown = capsys.readouterr().err
+    assert "a batch of 11 requests is gathered\n" in shown
+    assert "a batch of 11 requests is uploaded\n" in shown
     for state in ("in progress 0/11", "finalizing 11/11", "completed 11/11"):
         assert f"batch batch_1 {state} requests" in shown
+
+
+def test_a_gateway_that_counts_nothing_is_told_by_what_was_sent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show = Batches._show
+    monkeypatch.setattr(Batches, "_show", lambda *given: show(*given) | {"request_counts": None})
+    with running_gateway(Setup(price=PRICE)) as gateway:
+        assert label(gateway) == 0
+    check_rows()
+    assert "batch batch_1 completed 0/11 requests" in capsys.readouterr().err
+
+
+def test_a_batch_that_cannot_be_made_is_told_as_given_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def refuse(self: BatchCalls, packed: bytes) -> str:
+        raise Refused(Failure.QUOTA, "no room for files")
+
+    monkeypatch.setattr(BatchCalls, "upload", refuse)
+    with running_gateway(Setup(price=PRICE)) as gateway:
+        assert label(gateway) == 4
+    assert "a batch of 11 requests is given up\n" in capsys.readouterr().err
+    check_money(gateway)
 
 
 def test_what_is_too_large_for_one_file_goes_out_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:

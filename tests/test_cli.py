@@ -725,9 +725,7 @@ def test_a_request_in_doubt_is_listed(
     assert re.fullmatch(pattern, capsys.readouterr().out)
 
 
-def test_a_cost_that_nobody_knows_is_not_shown_as_nothing(
-    in_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_cost_that_nobody_knows_is_not_shown_as_nothing(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """ "Unknown is never zero." """
     with Ledger("l.db") as ledger:
         job = ledger.start_job("mail", {"task": "t", "model": "m", "parameters": {}})

@@ -24,12 +24,13 @@ from gateway.server import Setup, running_gateway
 pytest.importorskip("jinja2", reason="the extra dashboard is not installed")
 from selectolax.lexbor import LexborHTMLParser
 
+from packer import batch_files, batches
 from packer.cli import main
 from packer.dashboard import server as server_module
 from packer.dashboard.live import LiveJob
 from packer.dashboard.panels import draw_panels
 from packer.dashboard.past import PastJobs
-from packer.events import AttemptEnded
+from packer.events import AttemptEnded, BatchStands
 from packer.items import Item, Result, Status
 from packer.ledger import AttemptState, Closed, Ledger, Opened
 from packer.reading import read_report
@@ -247,6 +248,78 @@ def test_what_the_ledger_knew_does_not_flatten_the_pace() -> None:
     known = draw_panels(moments(10**6, *range(10**6, 10**6 + 4_000, 100)))[0]
     ticks = re.findall(r'<text class="value"[^>]*>([\d,]+)<', known.svg)
     assert max(int(tick.replace(",", "")) for tick in ticks) <= 20
+
+
+# Batches
+
+
+def rows_of(page: LexborHTMLParser, table: str) -> list[list[str]]:
+    return [[" ".join(cell.text().split()) for cell in row.css("td")] for row in page.css(f"{table} tbody tr")]
+
+
+def test_the_page_says_how_batches_stand_and_says_it_again_after_a_reload(job: Path) -> None:
+    report, live = read_report(str(job / "report.json")), LiveJob(17)
+    live.show(report)
+    assert "Batches" not in parse(live.page("/")).html  # type: ignore[operator]
+    live.event(BatchStands(1, "batch_a", "in_progress", 120, 3, 2_000, 1_784_557_800))
+    live.event(BatchStands(2, "", "gathered", 0, 0, 40, None))
+    live.show(report)
+    for page in (parse(live.page("/")), LexborHTMLParser(live.parts()["batches"])):
+        assert rows_of(page, ".batches") == [
+            ["batch_a", "in progress", "120 of 2,000 ended, 3 failed", "2026-07-20 14:30 UTC"],
+            ["not made yet", "gathered", "0 of 40 ended", ""],
+        ]
+        assert text_of(page, ".lead").startswith("2 batches with 2,040 requests under way.")
+        widths = [rect.attributes["width"] for rect in page.css(".batches rect")]
+        assert widths == ["5.850%", "0.150%"]
+    assert text_of(parse(live.page("/")), ".next").endswith("What is in a batch by then is collected by it.")
+    assert not parse(live.page("/")).css("#troubles")
+    live.event(BatchStands(1, "batch_a", "completed", 2_000, 3, 2_000, 1_784_557_800))
+    live.event(BatchStands(2, "", "given up", 0, 0, 40, None))
+    live.show(report, is_over=True)
+    page = parse(live.page("/"))
+    assert [row[1] for row in rows_of(page, ".batches")] == ["given up", "completed"]
+    assert text_of(page, ".lead") == "2 batches have ended in this run."
+    assert [row[1] for row in rows_of(page, "#troubles")] == ["a batch of 40 requests is given up"]
+
+
+def test_what_a_page_keeps_of_batches_is_bounded(job: Path) -> None:
+    live = LiveJob(17)
+    for number in range(1_000):
+        live.event(BatchStands(number, f"b-{number}", "completed", 5, 0, 5, None))
+    live.show(read_report(str(job / "report.json")))
+    page = parse(live.page("/"))
+    assert text_of(page, ".lead") == "1,000 batches have ended in this run."
+    assert [row[0] for row in rows_of(page, ".batches")] == [f"b-{number}" for number in range(999, 994, -1)]
+
+
+@pytest.mark.parametrize("expires", [0, 10**12, 2**53 - 1])
+def test_a_gateway_that_tells_nonsense_of_a_batch_has_a_page(expires: int, job: Path) -> None:
+    live = LiveJob(17)
+    live.event(BatchStands(1, HOSTILE[0], HOSTILE[1], 0, 7, 0, expires))
+    live.event(BatchStands(2, "b", "validating", 10**15, 3, 1, expires))
+    live.show(read_report(str(job / "report.json")))
+    page = parse(live.page("/"))
+    check_only_text(page)
+    assert [row[3] for row in rows_of(page, ".batches")] == [""] * 2 if expires else ["1970-01-01 00:00 UTC"] * 2
+    for rect in page.css(".batches rect"):
+        start, width = (float((rect.attributes[name] or "").rstrip("%")) for name in ("x", "width"))
+        assert 0 <= start <= start + width <= 100.001
+
+
+def test_a_job_that_is_sent_in_batches_shows_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(server_module, "Server", WatchedServer)
+    monkeypatch.setattr(batch_files, "_FIRST_LOOK", 0.001)
+    monkeypatch.setattr(batches, "_QUIET", 0.05)
+    Path("in.csv").write_text("text\n" + "".join(f"spam {number}\n" for number in range(24)), encoding="utf-8")
+    with running_gateway(Setup()) as gateway:
+        monkeypatch.setenv("K", gateway.accounts[0].key)
+        given = ["label", "in.csv", "--text", "text", "--labels", "spam,ham", "--model", "m", "--output", "out.csv"]
+        given += ["--base-url", gateway.url, "--api-key-env", "K", "--max-items", "2", "--batch", "--dashboard"]
+        assert main(given) == 0
+    page = LexborHTMLParser(WATCHED.pop().parts["batches"])
+    assert rows_of(page, ".batches") == [["batch_1", "completed", "11 of 11 ended", ""]]
 
 
 # Strangers' words

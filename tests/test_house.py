@@ -53,6 +53,8 @@ FACES = {
     "trials",
     # a file in a folder is named with it
     "dashboard",
+    "dashboard.bars",
+    "dashboard.batches",
     "dashboard.command",
     "dashboard.live",
     "dashboard.panels",

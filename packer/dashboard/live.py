@@ -10,10 +10,11 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from packer.dashboard.batches import Batches
 from packer.dashboard.view import Standing, Trouble, tell_standing
 from packer.dashboard.writing import write_empty, write_page, write_parts
 from packer.drawing import cut, shown
-from packer.events import AttemptEnded, AttemptStarted, Event, LimitChanged, PackSizeChanged
+from packer.events import AttemptEnded, AttemptStarted, BatchStands, Event, LimitChanged, PackSizeChanged
 from packer.items import Result, Status
 from packer.progress import write_event
 from packer.recording import Unanswered
@@ -36,11 +37,14 @@ class LiveJob:
         self._troubles: deque[Trouble] = deque(maxlen=_LAST)
         self._lost: deque[Unanswered] = deque(maxlen=_LAST)
         self._seen: deque[tuple[float, int]] = deque(maxlen=_RATE_SAMPLES)
+        self._batches = Batches()
         self._standing: Standing | None = None
         self._written: tuple[Standing | None, Mapping[str, str]] = (None, {})
 
     def event(self, event: Event) -> None:
         """Hear of a request that went wrong, and of what else is told."""
+        if isinstance(event, BatchStands) and not self._batches.event(event):
+            return
         if isinstance(event, _QUIET) or (isinstance(event, AttemptEnded) and event.step == "accept"):
             return
         if (words := write_event(event)) is not None:
@@ -62,7 +66,8 @@ class LiveJob:
         # over the last samples only: what came from the ledger at the start says nothing of the rest
         seconds, before = self._seen[0]
         rate = (done - before) / (now.seconds - seconds) if now.seconds > seconds else 0.0
-        self._standing = Standing(report, self._rows, rate, tuple(self._troubles), tuple(self._lost), is_over)
+        troubles, lost, batches = tuple(self._troubles), tuple(self._lost), self._batches.standings()
+        self._standing = Standing(report, self._rows, rate, troubles, lost, is_over, batches)
 
     def page(self, path: str) -> str | None:
         """The one page there is."""

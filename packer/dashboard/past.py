@@ -11,8 +11,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from packer.dashboard.bars import Share
 from packer.dashboard.panels import draw_panels
-from packer.dashboard.view import Share, Trouble, View, tell_outcomes, tell_states
+from packer.dashboard.view import Trouble, View, tell_outcomes, tell_states
 from packer.dashboard.writing import write_empty, write_jobs, write_page, write_parts
 from packer.drawing import cut, percent, shown
 from packer.errors import Failure, LedgerError

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC
 from decimal import Decimal
 
+from packer.dashboard.bars import Share, line_up
+from packer.dashboard.batches import BatchRow, Standings, tell_batches, tell_lead
 from packer.dashboard.panels import Panel, draw_panels
 from packer.drawing import cut, percent, shown
 from packer.events import Statistics
@@ -60,15 +62,7 @@ class Standing:
     troubles: Sequence[Trouble]
     lost: Sequence[Unanswered]
     is_over: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A part of a whole: from where to where it is drawn in per cent, and its tone."""
-
-    start: float
-    width: float
-    tone: str
+    batches: Standings
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +82,8 @@ class View:
     items: Sequence[Mapping[str, str]] = ()
     reasons: Sequence[tuple[str, str]] = ()
     facts: Sequence[tuple[str, Sequence[tuple[str, str]]]] = ()
+    batches_said: str = ""
+    batches: Sequence[BatchRow] = ()
 
 
 def tell_standing(standing: Standing) -> View:
@@ -106,17 +102,15 @@ def tell_standing(standing: Standing) -> View:
         items=[tell_item(item) for item in standing.lost],
         reasons=tell_reasons(report),
         facts=[("Money", list(tell_money(report))), ("Requests and tokens", list(tell_counts(report)))],
+        batches_said=tell_lead(standing.batches),
+        batches=tell_batches(standing.batches),
     )
 
 
 def tell_states(now: Statistics, whole: int) -> Iterator[Share]:
     """How the items have ended, as parts of all of them."""
-    start = 0.0
-    for count, tone in ((now.labelled, "good"), (now.failed, "bad"), (now.doubt, "warn"), (now.pending, "rest")):
-        if count:
-            width = 100 * count / max(whole, count)
-            yield Share(start, width, tone)
-            start += width
+    counts = ((now.labelled, "good"), (now.failed, "bad"), (now.doubt, "warn"), (now.pending, "rest"))
+    return line_up(counts, whole)
 
 
 def tell_outcomes(outcomes: Mapping[str, int]) -> list[tuple[str, str, Share]]:
@@ -139,6 +133,8 @@ def _tell_running(standing: Standing, whole: int) -> dict[str, str]:
         after = f"{shown(now.stopped).rstrip('.').capitalize()}. {count_of(now.in_flight, 'request')} in flight."
         return {"tone": "warn", "word": "Stopping:", "sentence": f"{sentence}.", "next": after, "where": where}
     after = f"Every answer is kept in {shown(given.ledger)}. Ctrl-C in its terminal stops it, the same command goes on."
+    if standing.batches.running:
+        after += " What is in a batch by then is collected by it."
     return {"tone": "run", "word": "Running:", "sentence": f"{sentence}.", "next": after, "where": where}
 
 

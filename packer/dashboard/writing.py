@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from packer.report import Report
 
-PARTS = ("head", "course", "ends", "facts")
+PARTS = ("head", "batches", "course", "ends", "facts")
 
 
 def check_page_can_be_made() -> None:
