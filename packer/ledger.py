@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,10 +22,23 @@ from typing import Any, Self
 
 from packer.errors import LedgerDamaged, LedgerError
 from packer.items import canonical_json
-from packer.ledger_batches import Line, Waiting, find_waiting, mark_batch, note_batch
+from packer.ledger_batches import Batch, Line, Waiting, find_waiting, mark_batch, note_batch, read_batches
 from packer.ledger_check import find_problems
 from packer.ledger_file import LedgerFile, Row, checksum
-from packer.ledger_jobs import JobRecord, count_answers, read_attempts, read_attempts_in, read_job_row, read_jobs
+from packer.ledger_jobs import (
+    JobEntry,
+    JobRecord,
+    count_answers,
+    count_answers_of,
+    list_attempts,
+    list_open,
+    read_attempts,
+    read_attempts_by_id,
+    read_attempts_in,
+    read_entry,
+    read_job_row,
+    read_jobs,
+)
 from packer.ledger_rows import (
     ANSWER_COLUMNS,
     ASSUMED,
@@ -55,6 +68,7 @@ __all__ = [
     "Attempt",
     "AttemptState",
     "Closed",
+    "JobEntry",
     "JobRecord",
     "Ledger",
     "LedgerStatistics",
@@ -257,6 +271,30 @@ class Ledger:
     def attempts(self, job: int) -> Iterator[Attempt]:
         """The requests of `job`, by its id, in the order in which they left; without the job's name."""
         return read_attempts(self._file, job)
+
+    def job(self, job: int) -> JobEntry | None:
+        """What `job`, by its id, says of itself; None where there is none."""
+        return read_entry(self._file, job)
+
+    def list_attempts(self, job: int, *, after: int) -> list[int]:
+        """The ids of the requests of `job` above `after`."""
+        return list_attempts(self._file, job, after=after)
+
+    def list_open(self, attempts: Collection[int]) -> set[int]:
+        """Those of `attempts`, by their ids, that are open."""
+        return list_open(self._file, attempts)
+
+    def attempts_by_id(self, attempts: Collection[int]) -> Iterator[Attempt]:
+        """Those of `attempts`, by their ids, that are there; without their job's name."""
+        return read_attempts_by_id(self._file, attempts)
+
+    def count_answers_of(self, attempt: Attempt) -> int:
+        """How many answers stand that `attempt` brought."""
+        return count_answers_of(self._file, attempt)
+
+    def batches(self, *, after: int) -> Iterator[Batch]:
+        """The batches with an id above `after`, whether they wait or not."""
+        return read_batches(self._file, after=after)
 
     def count_answers(self, job: int, *, since: datetime, step: timedelta) -> dict[int, int]:
         """How many answers of `job` came in each `step` after `since`, by the step's number from 0."""

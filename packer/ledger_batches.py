@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -142,14 +142,22 @@ def find_waiting(file: LedgerFile) -> list[Waiting]:
     if not file.read("SELECT 1 FROM attempts WHERE state = 'open' LIMIT 1"):
         return []
     attempts = {attempt.id: attempt for attempt in read_attempts_in(file, AttemptState.OPEN)}
-    found = []
+    batches = read_batches(file, after=FIRST_ID)
+    return [one for batch in batches if (one := match(batch, attempts)).attempts]
+
+
+def read_batches(file: LedgerFile, *, after: int) -> Iterator[Batch]:
+    """All batches above `after`, in the order in which they were made."""
+    if file.version < 3:
+        return
     sql = f"SELECT {BATCH_COLUMNS} FROM batches WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608  constants
-    for row in file.pages(sql, FIRST_ID):
-        batch = _read(file.sound(row, f"batch {row[0]}"))
-        mine = {line.attempt: attempts[line.attempt] for line in batch.lines if line.attempt in attempts}
-        if mine:
-            found.append(Waiting(batch, mine))
-    return found
+    for row in file.pages(sql, after):
+        yield _read(file.sound(row, f"batch {row[0]}"))
+
+
+def match(batch: Batch, attempts: Mapping[int, Attempt]) -> Waiting:
+    """A batch with those of its attempts that are among the open ones."""
+    return Waiting(batch, {line.attempt: attempts[line.attempt] for line in batch.lines if line.attempt in attempts})
 
 
 def _read(row: Row) -> Batch:

@@ -6,7 +6,7 @@ A job without an end may be running: each answer is the state of one moment.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -28,9 +28,23 @@ from packer.ledger_rows import (
 from packer.usage import to_usd
 
 _MOST_JOBS = 500
+_FIND_IDS = 500
 # A process that died closes nothing: its attempts are closed when the ledger is next opened, perhaps days later
 _ALIVE = "max(max(opened), coalesce(max(closed) FILTER (WHERE outcome <> 'interrupted'), 0))"
 _UNKNOWN = "count(*) FILTER (WHERE charge_nano IS NULL AND reserve_nano IS NULL AND state <> 'freed')"
+
+
+@dataclass(frozen=True, slots=True)
+class JobEntry:
+    """What a run of a job says of itself: as in `JobRecord`."""
+
+    id: int
+    name: str
+    about: Mapping[str, Any]
+    started: datetime
+    ended: datetime | None
+    outcome: str | None
+    statistics: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +92,33 @@ def read_attempts(file: LedgerFile, job: int) -> Iterator[Attempt]:
         yield read_attempt(file.sound(row, f"attempt {row[0]}"), "")
 
 
+def read_attempts_by_id(file: LedgerFile, attempts: Collection[int]) -> Iterator[Attempt]:
+    """Those of `attempts` that are there, in the order in which they left."""
+    ordered = sorted(attempts)
+    for start in range(0, len(ordered), _FIND_IDS):
+        part = ordered[start : start + _FIND_IDS]
+        where = f"id IN ({', '.join('?' * len(part))})"
+        sql = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE {where} ORDER BY id"  # noqa: S608  question marks
+        for row in file.read(sql, part):
+            yield read_attempt(file.sound(row, f"attempt {row[0]}"), "")
+
+
+def list_attempts(file: LedgerFile, job: int, *, after: int) -> list[int]:
+    """The ids of a job's requests above `after`."""
+    return [row[0] for row in file.read("SELECT id FROM attempts WHERE id > ? AND job = ?", (after, job))]
+
+
+def list_open(file: LedgerFile, attempts: Collection[int]) -> set[int]:
+    """Those of `attempts` that are open."""
+    found: set[int] = set()
+    ordered = sorted(attempts)
+    for start in range(0, len(ordered), _FIND_IDS):
+        part = ordered[start : start + _FIND_IDS]
+        where = f"id IN ({', '.join('?' * len(part))}) AND state = 'open'"
+        found.update(row[0] for row in file.read(f"SELECT id FROM attempts WHERE {where}", part))  # noqa: S608
+    return found
+
+
 def read_attempts_in(file: LedgerFile, state: AttemptState) -> Iterator[Attempt]:
     """The requests of all jobs that are in `state`, in the order in which they left."""
     names: dict[int, str] = {}
@@ -101,6 +142,30 @@ def count_answers(file: LedgerFile, job: int, *, since: datetime, step: timedelt
     sql = """SELECT (at - ?) / ?, count(*) FROM answers
         WHERE attempt IN (SELECT id FROM attempts WHERE job = ?) GROUP BY 1"""
     return dict(file.read(sql, (to_microseconds(since), length, job)))
+
+
+def count_answers_of(file: LedgerFile, attempt: Attempt) -> int:
+    """How many answers stand that an attempt brought."""
+    where = f"key IN ({', '.join('?' * len(attempt.keys))}) AND attempt = ?"
+    sql = f"SELECT count(*) FROM answers WHERE {where}"  # noqa: S608  question marks
+    return int(file.read(sql, (*attempt.keys, attempt.id))[0][0])
+
+
+def read_entry(file: LedgerFile, job: int) -> JobEntry | None:
+    """A job as it stands in its table; None where there is none."""
+    rows = file.read(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?", (job,))  # noqa: S608  constants
+    if not rows:
+        return None
+    ident, name, about, started, ended, outcome, statistics, _ = file.sound(rows[0], f"job {job}")
+    return JobEntry(
+        id=ident,
+        name=name,
+        about=json.loads(about),
+        started=read_time(started),
+        ended=None if ended is None else read_time(ended),
+        outcome=outcome,
+        statistics=None if statistics is None else json.loads(statistics),
+    )
 
 
 def _read_job(file: LedgerFile, row: Row, booked: list[Row], answers: int) -> JobRecord:

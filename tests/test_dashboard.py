@@ -14,6 +14,7 @@ from fake_reports import read_json, run_job
 
 pytest.importorskip("jinja2", reason="the extra dashboard is not installed")
 
+from packer.dashboard import server as server_module
 from packer.dashboard.server import Server
 
 POLICY = (
@@ -27,6 +28,8 @@ class FakePages:
 
     def __init__(self) -> None:
         self.said: Mapping[str, str] | None = {"head": "<p>one</p>"}
+        self.of_job: Mapping[str, str] | None = None
+        self.asked: list[str] = []
         self.fails = False
 
     def page(self, path: str) -> str | None:
@@ -34,8 +37,9 @@ class FakePages:
             raise RuntimeError("secret")
         return "<p>hello" if path in {"/", "/job/1"} else None
 
-    def parts(self) -> Mapping[str, str] | None:
-        return self.said
+    def parts(self, path: str) -> Mapping[str, str] | None:
+        self.asked.append(path)
+        return self.said if path == "/" else self.of_job if path == "/job/1" else None
 
 
 class Reader:
@@ -260,6 +264,35 @@ def test_a_stream_tells_what_changes_then_the_end(server: Server, reader: Reader
         seen |= event[1]
     assert seen == {"head": "<p>over</p>", "ends": ""}
     assert answer.read() == b""
+
+
+def test_each_page_has_a_stream_of_its_own(reader: Reader, pages: FakePages) -> None:
+    reader.enter()
+    assert reader.ask("/events/job/1").status == 404
+    pages.of_job = {"head": "of a job"}
+    assert next_event(reader.ask("/events/job/1")) == ("parts", {"head": "of a job"})
+    assert next_event(reader.ask("/events")) == ("parts", {"head": "<p>one</p>"})
+    for path in ("/events/job/2", "/events/events", "/eventsjob/1"):
+        assert reader.ask(path).status == 404
+
+
+def test_nobody_asks_how_things_stand_when_nobody_looks(
+    reader: Reader, pages: FakePages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_BEAT", 0.02)
+    reader.enter()
+    reader.ask("/").read()
+    assert not pages.asked
+    stream = reader.ask("/events")
+    next_event(stream)
+    next_event(stream)
+    reader.leave(stream)
+    deadline = time.monotonic() + 10
+    asked = 0
+    while asked != len(pages.asked):
+        assert time.monotonic() < deadline
+        asked = len(pages.asked)
+        time.sleep(0.1)  # longer than between two looks
 
 
 def test_where_nothing_changes_there_is_no_stream(reader: Reader, pages: FakePages) -> None:

@@ -5,12 +5,14 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -27,12 +29,16 @@ from selectolax.lexbor import LexborHTMLParser
 from packer import batch_files, batches
 from packer.cli import main
 from packer.dashboard import server as server_module
+from packer.dashboard.course import Course
 from packer.dashboard.live import LiveJob
 from packer.dashboard.panels import draw_panels
 from packer.dashboard.past import PastJobs
+from packer.dashboard.watching import JobWatch
 from packer.events import AttemptEnded, BatchStands
+from packer.exchange import Charge, ChargeSource
 from packer.items import Item, Result, Status
-from packer.ledger import AttemptState, Closed, Ledger, Opened
+from packer.ledger import Attempt, AttemptState, Closed, JobEntry, Ledger, Opened
+from packer.ledger_batches import Line
 from packer.reading import read_report
 from packer.recording import Moment
 from packer.usage import format_usd
@@ -167,7 +173,7 @@ def test_a_page_that_is_loaded_again_is_what_the_stream_tells(job: Path) -> None
     assert "The job has not begun yet." in parse(live.page("/")).html  # type: ignore[operator]
     live.show(report)
     page = parse(live.page("/"))
-    for name, html in live.parts().items():
+    for name, html in (live.parts() or {}).items():
         (place,) = page.css(f"#{name}")
         assert place.text() == LexborHTMLParser(f"<div>{html}</div>").css("div")[0].text()
     assert live.page("/job/1") is None
@@ -264,7 +270,7 @@ def test_the_page_says_how_batches_stand_and_says_it_again_after_a_reload(job: P
     live.event(BatchStands(1, "batch_a", "in_progress", 120, 3, 2_000, 1_784_557_800))
     live.event(BatchStands(2, "", "gathered", 0, 0, 40, None))
     live.show(report)
-    for page in (parse(live.page("/")), LexborHTMLParser(live.parts()["batches"])):
+    for page in (parse(live.page("/")), LexborHTMLParser((live.parts() or {})["batches"])):
         assert rows_of(page, ".batches") == [
             ["batch_a", "in progress", "120 of 2,000 ended, 3 failed", "2026-07-20 14:30 UTC"],
             ["not made yet", "gathered", "0 of 40 ended", ""],
@@ -350,7 +356,7 @@ def test_hostile_words_are_text_wherever_they_come_from(job: Path) -> None:
         live.show(report, is_over=is_over)
         page = parse(live.page("/"))
         check_only_text(page)
-        check_only_text(LexborHTMLParser("".join(live.parts().values())))
+        check_only_text(LexborHTMLParser("".join((live.parts() or {}).values())))
         seen = [" ".join(node.text().split()) for node in page.css("td, th, li, pre")]
         for word in words:
             wanted = " ".join(ESCAPED.get(word, word).split())
@@ -410,7 +416,7 @@ def test_a_ledgers_page_of_a_job_says_what_the_report_said(job: Path, past: Past
 @pytest.mark.parametrize("path", ["/job/2", "/job/0", "/job/01", "/job/x", "/job/1/", "/job/" + "9" * 40, "/events"])
 def test_a_job_that_is_not_there_has_no_page(path: str, past: PastJobs) -> None:
     assert past.page(path) is None
-    assert past.parts() is None
+    assert past.parts(path) is None
 
 
 def test_a_job_that_runs_is_shown_while_its_ledger_is_held(tmp_path: Path) -> None:
@@ -456,6 +462,171 @@ def test_the_command_serves_until_it_is_interrupted(job: Path) -> None:
             assert process.stderr.read() == "Ctrl-C ends it\n"
         finally:
             process.kill()
+
+
+# A job of a ledger that another process writes
+
+
+def money(value: str) -> Charge:
+    return Charge(Decimal(value), ChargeSource.HEADER)
+
+
+def test_what_a_watcher_adds_up_is_what_the_ledger_says_at_every_moment(tmp_path: Path) -> None:
+    rng = random.Random(7)
+    states = [AttemptState.SETTLED, AttemptState.DOUBT, AttemptState.FREED]
+    charges = [None, money("0.003"), Charge(Decimal("0.002"), ChargeSource.RESERVE)]
+    with Ledger(tmp_path / "l.db") as ledger:
+        jobs = [ledger.start_job(name, {"task": "t", "model": "m", "parameters": {}}) for name in "ab"]
+        watch = JobWatch(str(tmp_path / "l.db"), jobs[0])
+        flying: dict[int, tuple[str, ...]] = {}
+        free = list(range(1, 400))
+        for moment in range(60):
+            changes: list[Opened | Closed] = []
+            # commits overtake each other: a higher number may be there a moment before a lower one
+            for ident in rng.sample(free[:12], 4):
+                free.remove(ident)
+                flying[ident] = ("shared", f"{ident}-1", f"{ident}-2")
+                changes.append(Opened(ident, rng.choice(jobs), flying[ident], 1, rng.choice([None, Decimal("0.01")])))
+            for ident in rng.sample(sorted(flying), len(flying) // 2):
+                state, keys = rng.choice(states), flying.pop(ident)
+                charge = None if state is AttemptState.FREED else rng.choice(charges)
+                outcome = "interrupted" if state is AttemptState.DOUBT else "2 of 3 answers"
+                answers = dict.fromkeys(keys[: rng.randrange(4)], "x") if state is AttemptState.SETTLED else {}
+                changes.append(Closed(ident, state, outcome, charge, None, 1.0, answers))
+            ledger.commit(changes)
+            if moment == 50:
+                ledger.end_job(jobs[0], "finished", {})
+            assert watch.look()
+            wanted = next(job for job in ledger.jobs() if job.id == jobs[0])
+            assert watch.record == wanted
+            afresh = JobWatch(str(tmp_path / "l.db"), jobs[0])
+            assert afresh.look()
+            assert afresh.record == wanted
+            assert afresh.course.moments()[-1].labelled == watch.course.moments()[-1].labelled == wanted.answers
+            assert sum(watch.course.outcomes.values()) == wanted.requests
+        assert wanted.unpriced
+        assert wanted.in_flight
+        assert wanted.least < wanted.most
+
+
+def test_the_steps_of_a_course_are_bounded_however_the_clock_jumps() -> None:
+    began = datetime(2026, 7, 20, tzinfo=UTC)
+    course = Course(JobEntry(1, "j", {}, began, None, None, None))
+    for number, hours in enumerate((0, 1e-6, 2, -50, 10**5, 3, -(10**4))):
+        at = began + timedelta(hours=hours)
+        attempt = Attempt(
+            number, 1, "", ("k",), 1, None, AttemptState.SETTLED, money("1"), None, 1.0, "1 of 1 answers", at, at
+        )
+        course.opened(attempt)
+        course.closed(attempt, 1)
+    moments = course.moments()
+    assert len(moments) <= 240
+    last = moments[-1]
+    assert (last.labelled, last.requests, last.settled, last.in_flight) == (7, 7, Decimal(7), 0)
+    assert last.seconds == pytest.approx(3.6e8, rel=0.01)
+    assert draw_panels(moments, bought=True)
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_ledger_is_looked_at_no_more_often_than_it_costs_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Ledger(tmp_path / "l.db") as ledger:
+        ledger.start_job("j", {"task": "t", "model": "m", "parameters": {}})
+    clock, looks, look = Clock(), [], JobWatch.look
+    takes = 0.0
+
+    def watched(self: JobWatch) -> bool:
+        looks.append(clock.now)
+        clock.now += takes
+        return look(self)
+
+    monkeypatch.setattr(JobWatch, "look", watched)
+    past = PastJobs(str(tmp_path / "l.db"), clock)
+    for _ in range(41):
+        assert past.parts("/job/1")
+        clock.now += 0.25
+    assert looks == [0, 2, 4, 6, 8, 10]
+    clock.now = 12
+    takes = 1.0
+    looks.clear()
+    for _ in range(100):
+        assert past.parts("/job/1")
+        clock.now += 0.5
+    assert looks == [12, 33, 54]
+    for number in range(20):
+        past.page("/")
+        past.page(f"/job/{number}")
+    assert len(past._seen) <= 8
+
+
+def test_a_page_follows_a_ledger_that_goes_and_comes_back(tmp_path: Path) -> None:
+    def make(answers: int) -> None:
+        with Ledger(path) as ledger:
+            job = ledger.start_job(f"{answers}", {"task": "t", "model": "m", "parameters": {}})
+            keys = tuple(map(str, range(answers)))
+            ledger.commit([Opened(1, job, keys, 1, None)])
+            ledger.commit([Closed(1, AttemptState.SETTLED, "", None, None, 1.0, dict.fromkeys(keys, "x"))])
+
+    path, clock = tmp_path / "l.db", Clock()
+    past = PastJobs(str(path), clock)
+    make(3)
+    assert "3 answers from 1 request" in (past.parts("/job/1") or {})["head"]
+    path.rename(tmp_path / "away.db")
+    clock.now += 3
+    gone = past.parts("/job/1") or {}
+    assert "there is no such file" in gone["head"]
+    assert not any(html for name, html in gone.items() if name != "head")
+    make(5)
+    clock.now += 3
+    assert "5 answers from 1 request" in (past.parts("/job/1") or {})["head"]
+
+
+def test_a_ledgers_pages_say_what_waits_at_a_gateway(tmp_path: Path) -> None:
+    past = PastJobs(str(tmp_path / "l.db"), clock := Clock())
+    with Ledger(tmp_path / "l.db") as ledger:
+        job = ledger.start_job("j", {"task": "t", "model": "m", "parameters": {}})
+        ledger.commit([Opened(n, job, ("a", "b"), 1, Decimal("0.5")) for n in (1, 2, 3)])
+        for n in (1, 2):
+            lines = [Line(n, f"{n}-abc", "nonc", {})]
+            ledger.note_batch(url="https://<b>.test", task="t", model="m", token=f"{n}", lines=lines)
+        assert "2 batches wait at https://&lt;b&gt;.test since" in (past.parts("/job/1") or {})["batches"]
+        ledger.commit([Closed(n, AttemptState.FREED, "", None, None, 1.0, {}) for n in (1, 3)])
+        ledger.end_job(job, "interrupted", {})
+        clock.now += 3
+        page = parse(past.page("/job/1"))
+        assert "1 batch waits at" in text_of(page, ".lead")
+        assert ": 1 request with 2 texts, at most $0.50 set aside." in text_of(page, ".lead")
+        assert "The same command with --batch collects" in text_of(page, ".lead")
+        assert text_of(page, ".next").endswith("Batches wait at the gateway: see below.")
+        assert rows_of(parse(past.page("/")), ".jobs")[0][3] == "Stopped, 1 batch waiting"
+        ledger.commit([Closed(2, AttemptState.FREED, "", None, None, 1.0, {})])
+        clock.now += 3
+        assert (past.parts("/job/1") or {})["batches"].strip() == ""
+        assert rows_of(parse(past.page("/")), ".jobs")[0][3] == "Stopped"
+
+
+def test_each_page_says_how_a_job_is_stopped_since_it_cannot_stop_one(job: Path, tmp_path: Path) -> None:
+    live = LiveJob(17)
+    live.show(read_report(str(job / "report.json")))
+    with Ledger(tmp_path / "l.db") as ledger:
+        ledger.start_job("j", {"task": "t", "model": "m", "parameters": {}})
+    past = PastJobs(str(tmp_path / "l.db"))
+    how = "stops it, the same command goes on."
+    for page in (live.page("/"), past.page("/job/1")):
+        assert f"Ctrl-C in its terminal {how}" in text_of(parse(page), ".next")
+    assert f"Ctrl-C in the terminal of a job {how}" in text_of(parse(past.page("/")), ".next")
+    for page in (live.page("/"), past.page("/job/1"), past.page("/")):
+        assert not parse(page).css("form, button, input, select, textarea")
 
 
 # In a browser
@@ -556,7 +727,7 @@ def test_the_policy_stops_what_a_template_would_let_through(tmp_path: Path) -> N
             evil = '<script>document.title="evil"</script><img src=x onerror=\'document.title="evil"\'>'
             return f'<title>good</title><p id="head"></p>{evil}<p id="note"></p><script src="/dashboard.js"></script>'
 
-        def parts(self) -> dict[str, str]:
+        def parts(self, path: str) -> dict[str, str]:
             return {"head": '<img src=x onerror=\'document.title="evil"\'><script>document.title="evil"</script>in'}
 
     async def follow(address: str) -> None:
@@ -568,3 +739,49 @@ def test_the_policy_stops_what_a_template_would_let_through(tmp_path: Path) -> N
 
     with contextlib.closing(server_module.Server(Leaky())) as server:
         asyncio.run(follow(server.start()))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_a_page_of_a_ledger_moves_while_another_process_writes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ask(number: int) -> None:
+        keys = tuple(f"{number}-{item}" for item in range(20))
+        settled = Closed(
+            number, AttemptState.SETTLED, "20 of 20 answers", money("0.01"), None, 1.0, dict.fromkeys(keys, "x")
+        )
+        ledger.commit([Opened(number, job, keys, 1, Decimal("0.5"))])
+        ledger.commit([settled] if number < 4 else [])
+
+    async def follow(address: str) -> None:
+        async with Browser(tmp_path / "profile") as browser:
+            await browser.open(address)
+            await browser.wait_for("document.querySelector('.jobs').textContent.includes('20 answers')")
+            await browser.ask("document.querySelector('.jobs a').click()")
+            title = "(document.querySelector('h1') ?? {textContent: ''}).textContent"  # none between two pages
+            await browser.wait_for(f"{title}.includes('20 answers from 1 request.')")
+            await browser.ask("window.same = true")
+            for number in (2, 3, 4):
+                ask(number)
+            await browser.wait_for(f"{title}.includes('60 answers from 4 requests.')")
+            page = LexborHTMLParser(await browser.ask("document.documentElement.outerHTML"))
+            assert tiles_of(page)["Requests"] == ["4", "1 in flight"]
+            assert tiles_of(page)["Cost of this run"][0] == "$0.0300 to $0.53"
+            assert main(["ledger", str(tmp_path / "l.db")]) == 0
+            shown = capsys.readouterr().out
+            assert "answers    60\nrequests   4: 1 open, 3 settled\n" in shown
+            assert "cost       $0.0300\nin doubt   at most $0.50, so that $0.53 is the most it can be\n" in shown
+            ledger.end_job(job, "interrupted", {})
+            await browser.wait_for(f"{title}.startsWith('Stopped:')")
+            assert await browser.ask("window.same"), "never loaded again"
+            server.close()
+            await browser.wait_for("!document.getElementById('note').hidden")
+            assert "The dashboard has ended." in await browser.ask("document.getElementById('note').textContent")
+            check_only_text(page)
+            assert browser.complaints == []
+
+    with Ledger(tmp_path / "l.db") as ledger:
+        job = ledger.start_job("j", {"task": "t", "model": "m", "parameters": {}})
+        ask(1)
+        with contextlib.closing(server_module.Server(PastJobs(str(tmp_path / "l.db")))) as server:
+            asyncio.run(follow(server.start()))

@@ -56,11 +56,13 @@ FACES = {
     "dashboard.bars",
     "dashboard.batches",
     "dashboard.command",
+    "dashboard.course",
     "dashboard.live",
     "dashboard.panels",
     "dashboard.past",
     "dashboard.server",
     "dashboard.view",
+    "dashboard.watching",
     "dashboard.writing",
 }
 FLOORS = [

@@ -1,9 +1,9 @@
-// Puts what the server has written in its place. A page whose job is gone keeps its last numbers, and says so.
+// Puts what the server has written in its place. A page whose server is gone keeps its last numbers, and says so.
 "use strict";
 
 const GIVE_UP = 15000; // milliseconds without a word
 const note = document.getElementById("note");
-const source = new EventSource("/events");
+const source = new EventSource("/events" + (location.pathname === "/" ? "" : location.pathname));
 let waiting = 0;
 
 function say(words) {
@@ -24,11 +24,11 @@ source.addEventListener("parts", (event) => {
 
 source.addEventListener("end", () => {
   source.close();
-  say("The job has ended. This page keeps its last numbers until you leave it.");
+  say(note.dataset.end);
 });
 
 source.addEventListener("error", () => {
-  say("The job has ended, or cannot be reached. These are its last numbers.");
+  say(note.dataset.lost);
   if (source.readyState !== EventSource.CLOSED && !waiting) {
     waiting = setTimeout(() => source.close(), GIVE_UP);
   }

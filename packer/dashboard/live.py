@@ -77,10 +77,12 @@ class LiveJob:
         if standing is None:
             return write_empty("The job has not begun yet.")
         title = f"{shown(standing.report.settings.input)} - prompt-packer"
-        return write_page(title, self.parts(), report=standing.report, is_live=True)
+        return write_page(title, self.parts() or {}, report=standing.report)
 
-    def parts(self) -> Mapping[str, str]:
+    def parts(self, path: str = "/") -> Mapping[str, str] | None:
         """What changes on it."""
+        if path != "/":
+            return None
         standing = self._standing
         before, parts = self._written
         if standing is not None and standing is not before:

@@ -1,38 +1,38 @@
-"""The jobs of a ledger as pages. It is read for each page anew, so a page shows what was so when it was asked for."""
+"""The jobs of a ledger as pages: read for each page anew, and while somebody looks at one, at a cheap pace."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from packer.dashboard.bars import Share
 from packer.dashboard.panels import draw_panels
-from packer.dashboard.view import Trouble, View, tell_outcomes, tell_states
-from packer.dashboard.writing import write_empty, write_jobs, write_page, write_parts
+from packer.dashboard.view import View, tell_outcomes, tell_states
+from packer.dashboard.writing import write_empty, write_jobs, write_list, write_page, write_parts, write_trouble
 from packer.drawing import cut, percent, shown
-from packer.errors import Failure, LedgerError
+from packer.errors import LedgerError
 from packer.events import statistics_adapter
-from packer.recording import FAILURES, MOST_MOMENTS, Moment
+from packer.ledger_view import write_set_aside
 from packer.report_words import Tile, write_range
 from packer.shown import count_of
 from packer.summary import write_seconds
 from packer.usage import format_usd
 
 if TYPE_CHECKING:
+    from packer.dashboard.watching import JobWatch
     from packer.events import Statistics
-    from packer.ledger import Attempt, JobRecord, Ledger
+    from packer.ledger import JobRecord
+    from packer.ledger_batches import WaitingSum
 
 _JOB_PAGE = re.compile(r"/job/([1-9][0-9]{0,14})")
-_WHOLE = re.compile(r"([0-9]+) of \1 answers")
-_LAST = 30  # of what went wrong
 _CUT = 300  # characters
-_IN_FLIGHT, _ANSWERED, _IN_PART, _INTERRUPTED = "in flight", "answered", "answered in part", "interrupted"
+_PACE = 2.0  # seconds between two looks at the ledger,
+_SHARE = 20.0  # and so many times what the last one took
+_MOST_WATCHED = 8  # pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,40 +52,111 @@ class Row:
     states: tuple[Share, ...]
 
 
-class PastJobs:
-    """The pages of the ledger at `path`."""
+class Watch(Protocol):
+    """What a page shows, read at each `look`. All raise `LedgerError`."""
 
+    def look(self) -> Mapping[str, str] | None:
+        """The HTML of each part as it stands now; None where there is no such page."""
+
+
+class _Jobs:
     def __init__(self, path: str) -> None:
         self._path = path
 
+    def look(self) -> Mapping[str, str]:
+        from packer.ledger import Ledger  # noqa: PLC0415  sqlite3
+        from packer.ledger_batches import add_up  # noqa: PLC0415  sqlite3
+
+        with Ledger(self._path, read_only=True) as ledger, ledger.snapshot():
+            jobs, waiting = ledger.jobs(), ledger.all_waiting()
+        rows = [_tell_row(job, add_up(waiting, job=job.id)) for job in jobs]
+        return {"jobs": write_jobs(rows, ledger=self._path)}
+
+
+class _Job:
+    def __init__(self, path: str, job: int) -> None:
+        from packer.dashboard.watching import JobWatch  # noqa: PLC0415  sqlite3
+
+        self._watch = JobWatch(path, job)
+
+    def look(self) -> Mapping[str, str] | None:
+        return write_parts(_tell_job(self._watch)) if self._watch.look() else None
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a page showed when it was last looked at, and when it may be looked at again."""
+
+    watch: Watch
+    parts: Mapping[str, str]
+    again: float
+
+
+class PastJobs:
+    """The pages of the ledger at `path`; `clock` tells seconds."""
+
+    def __init__(self, path: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._seen: dict[str, _Seen] = {}  # the least recently asked for first
+
     def page(self, path: str) -> str | None:
         """The list of jobs, or one of them."""
-        from packer.ledger import Ledger  # noqa: PLC0415  sqlite3
-
-        found = _JOB_PAGE.fullmatch(path)
-        if path != "/" and found is None:
-            return None
         try:
-            with Ledger(self._path, read_only=True) as ledger:
-                jobs = ledger.jobs()
-                if found is None:
-                    return write_jobs([_tell_row(job) for job in jobs], ledger=self._path)
-                job = next((job for job in jobs if job.id == int(found[1])), None)
-                if job is None:
-                    return None
-                title = f"Job {job.id} - prompt-packer"
-                return write_page(title, write_parts(_tell_job(ledger, job)), is_live=False)
+            parts = self._look(path)
         except LedgerError as error:
             return write_empty(str(error))
+        if parts is None:
+            return None
+        return write_list(parts) if path == "/" else write_page(f"Job {path[5:]} - prompt-packer", parts)
 
-    def parts(self) -> Mapping[str, str] | None:
-        """Nothing on them changes."""
-        return None
+    def parts(self, path: str = "/") -> Mapping[str, str] | None:
+        """What a page shows now, or a moment ago."""
+        seen = self._seen.get(path)
+        if seen is not None and self._clock() < seen.again:
+            return seen.parts
+        try:
+            return self._look(path)
+        except LedgerError as error:
+            if seen is not None:
+                seen.again = self._clock() + _PACE
+                seen.parts = dict.fromkeys(seen.parts, "") | {next(iter(seen.parts)): write_trouble(str(error))}
+                return seen.parts
+            return None
+
+    def _look(self, path: str) -> Mapping[str, str] | None:
+        seen = self._seen.pop(path, None)
+        watch = self._watch(path) if seen is None else seen.watch
+        if watch is None:
+            return None
+        began = self._clock()
+        try:
+            parts = watch.look()
+        finally:
+            # one that fails is put back, so that it is not begun anew at each beat
+            if seen is not None:
+                self._seen[path] = seen
+        if parts is None:
+            self._seen.pop(path, None)
+            return None
+        ended = self._clock()
+        self._seen[path] = _Seen(watch, parts, ended + max(_PACE, _SHARE * (ended - began)))
+        if len(self._seen) > _MOST_WATCHED:
+            del self._seen[next(iter(self._seen))]
+        return parts
+
+    def _watch(self, path: str) -> Watch | None:
+        if path == "/":
+            return _Jobs(self._path)
+        found = _JOB_PAGE.fullmatch(path)
+        return None if found is None else _Job(self._path, int(found[1]))
 
 
-def _tell_row(job: JobRecord) -> Row:
+def _tell_row(job: JobRecord, waiting: WaitingSum | None) -> Row:
     now = _read_statistics(job)
     word, tone = _tell_end(job, now)
+    if waiting is not None:
+        word = f"{word}, {count_of(waiting.batches, 'batch', 'batches')} waiting"
     # without an end nobody knows how many items there are
     states = () if now is None else tuple(tell_states(now, now.items))
     return Row(
@@ -103,89 +174,32 @@ def _tell_row(job: JobRecord) -> Row:
     )
 
 
-def _tell_job(ledger: Ledger, job: JobRecord) -> View:
+def _tell_job(watch: JobWatch) -> View:
+    job, course = watch.record, watch.course
     now = _read_statistics(job)
-    course = _Course(job)
-    for attempt in ledger.attempts(job.id):
-        course.add(attempt)
-    answers = ledger.count_answers(job.id, since=job.started, step=course.step)
     return View(
-        verdict=_tell_verdict(job, now),
+        verdict=_tell_verdict(job, now, watch.waiting),
         states=[] if now is None else list(tell_states(now, now.items)),
         states_said=""
         if now is None
         else f"{now.labelled:,} labelled, {now.failed:,} failed, {now.doubt:,} in doubt, {now.pending:,} pending.",
         tiles=list(_tell_tiles(job, now)),
-        panels=draw_panels(course.moments(answers), bought=True) if job.requests else (),
-        outcomes=tell_outcomes(course.outcomes),
+        panels=draw_panels(course.moments(), bought=True) if job.requests else (),
+        outcomes=tell_outcomes({name: count for name, count in course.outcomes.items() if count}),
         troubles=list(course.troubles),
         facts=[("The job", list(_tell_facts(job, now))), ("Requests and tokens", list(_tell_counts(job, now)))],
+        batches_said="" if watch.waiting is None else _tell_waiting(watch.waiting),
     )
 
 
-class _Course:
-    """Adds a job's requests up over time, in a bounded number of steps."""
-
-    def __init__(self, job: JobRecord) -> None:
-        self.step = max((job.seen - job.started) / (MOST_MOMENTS - 1), timedelta(milliseconds=1))
-        self.outcomes: Counter[str] = Counter()
-        self.troubles: deque[Trouble] = deque(maxlen=_LAST)
-        self._started = job.started
-        self._left: Counter[int] = Counter()
-        self._back: Counter[int] = Counter()
-        self._refused: Counter[int] = Counter()
-        self._settled: Counter[int] = Counter()  # in nano-USD: a Counter holds whole numbers
-        self._doubt: Counter[int] = Counter()
-
-    def add(self, attempt: Attempt) -> None:
-        """See the next request."""
-        from packer.ledger import AttemptState  # noqa: PLC0415  sqlite3
-
-        outcome = _name_outcome(attempt)
-        self.outcomes[outcome] += 1
-        if outcome not in {_ANSWERED, _IN_FLIGHT}:
-            pack = "single" if len(attempt.keys) == 1 else f"pack of {len(attempt.keys):,}"
-            words = f"{pack}, attempt {attempt.number}: {attempt.outcome}"
-            when = attempt.opened if attempt.closed is None else attempt.closed
-            self.troubles.appendleft(Trouble(f"{when:%H:%M:%S}", cut(words, _CUT)))
-        self._left[self._place(attempt.opened)] += 1
-        if attempt.closed is None:
-            return
-        place = self._place(attempt.closed)
-        self._back[place] += 1
-        self._refused[place] += outcome == Failure.RATE_LIMITED
-        usd = attempt.reserve if attempt.charge is None else attempt.charge.usd
-        booked = {AttemptState.SETTLED: self._settled, AttemptState.DOUBT: self._doubt}.get(attempt.state)
-        if usd is not None and booked is not None:
-            booked[place] += int(usd.scaleb(9))
-
-    def moments(self, answers: Mapping[int, int]) -> list[Moment]:
-        """How things stood at the end of each step."""
-        sums, moments = Counter[str](), []
-        for place in range(MOST_MOMENTS):
-            sums["left"] += self._left[place]
-            sums["back"] += self._back[place]
-            sums["refused"] += self._refused[place]
-            sums["answers"] += answers.get(place, 0)
-            sums["settled"] += self._settled[place]
-            sums["doubt"] += self._doubt[place]
-            moment = Moment(
-                seconds=self.step.total_seconds() * place,
-                labelled=sums["answers"],
-                failed=0,
-                requests=sums["left"],
-                refused=sums["refused"],
-                settled=Decimal(sums["settled"]).scaleb(-9),
-                in_doubt=Decimal(sums["doubt"]).scaleb(-9),
-                in_flight=sums["left"] - sums["back"],
-                limit=0,
-                pack_size=0,
-            )
-            moments.append(moment)
-        return moments
-
-    def _place(self, time: datetime) -> int:
-        return min(max((time - self._started) // self.step, 0), MOST_MOMENTS - 1)
+def _tell_waiting(waiting: WaitingSum) -> str:
+    batches = count_of(waiting.batches, "batch waits", "batches wait")
+    asked = f"{count_of(waiting.requests, 'request')} with {count_of(waiting.texts, 'text')}"
+    urls = cut(", ".join(waiting.urls), _CUT)
+    return (
+        f"{batches} at {urls} since {waiting.since:%Y-%m-%d %H:%M} UTC: {asked}, {write_set_aside(waiting)} set aside. "
+        "The same command with --batch collects what came of them."
+    )
 
 
 def _name_source(job: JobRecord) -> str:
@@ -195,15 +209,6 @@ def _name_source(job: JobRecord) -> str:
     except (ValueError, TypeError):
         source = job.name
     return cut(str(source), _CUT)
-
-
-def _name_outcome(attempt: Attempt) -> str:
-    if attempt.closed is None:
-        return _IN_FLIGHT
-    kind = attempt.outcome.partition(":")[0]
-    if kind in FAILURES or kind == _INTERRUPTED:
-        return kind
-    return _ANSWERED if _WHOLE.fullmatch(attempt.outcome) else _IN_PART
 
 
 def _read_statistics(job: JobRecord) -> Statistics | None:
@@ -227,16 +232,21 @@ def _tell_end(job: JobRecord, now: Statistics | None) -> tuple[str, str]:
     return "Done", "good"
 
 
-def _tell_verdict(job: JobRecord, now: Statistics | None) -> dict[str, str]:
+def _tell_verdict(job: JobRecord, now: Statistics | None, waiting: WaitingSum | None) -> dict[str, str]:
     word, tone = _tell_end(job, now)
     sentence = f"{count_of(job.answers, 'answer')} from {count_of(job.requests, 'request')}."
     if now is not None:
         sentence = f"{now.labelled:,} of {count_of(now.items, 'item')} labelled."
-    after = (
-        "Its answers are in the ledger." if job.ended else "It runs, or its process died. Load the page again to see."
-    )
+    after = "Its answers are in the ledger."
+    if job.ended is None:
+        after = (
+            "It runs, or its process died. Ctrl-C in its terminal stops it, the same command goes on."
+            f" Its last sign of life: {job.seen:%Y-%m-%d %H:%M:%S} UTC."
+        )
     if job.outcome not in {None, "finished"}:
         after = f"Why: {cut(str(job.outcome), _CUT).rstrip('.')}. Its answers are in the ledger."
+    if waiting is not None and job.ended is not None:
+        after += " Batches wait at the gateway: see below."
     model = cut(str(job.about.get("model", "an unknown model")), _CUT)
     began, until = f"{job.started:%Y-%m-%d %H:%M}", ""
     if job.ended is not None:

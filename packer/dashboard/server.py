@@ -57,8 +57,11 @@ class Pages(Protocol):
     def page(self, path: str) -> str | None:
         """The HTML at `path`, None where there is none."""
 
-    def parts(self) -> Mapping[str, str] | None:
-        """The HTML inside each element that changes, by the element's id; None where no page changes."""
+    def parts(self, path: str) -> Mapping[str, str] | None:
+        """The HTML inside each element of the page at `path` that changes, by the element's id; None where none does.
+
+        Asked for twice a second while the page is open, and never when nobody looks.
+        """
 
 
 class Server:
@@ -160,8 +163,8 @@ class Server:
         return response
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.path == "/events":
-            return await self._stream(request)
+        if request.path == "/events" or request.path.startswith("/events/"):
+            return await self._stream(request, request.path.removeprefix("/events") or "/")
         if file := _FILES.get(request.path):
             package, name, kind = file
             return _say(HTTPStatus.OK, resources.files(package).joinpath(name).read_text(encoding="utf-8"), kind=kind)
@@ -170,13 +173,13 @@ class Server:
             return _say(HTTPStatus.NOT_FOUND, "there is no such page")
         return _say(HTTPStatus.OK, page, kind="text/html")
 
-    async def _stream(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _stream(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         from aiohttp import web  # noqa: PLC0415  loaded by now
 
         closing, task = self._closing, asyncio.current_task()
         assert closing is not None, "requests come after the start"
         assert task is not None, "and in tasks"
-        if self._pages.parts() is None:
+        if self._pages.parts(path) is None:
             return _say(HTTPStatus.NOT_FOUND, "nothing here changes")
         if len(self._streams) >= _MOST_STREAMS:
             return _say(HTTPStatus.SERVICE_UNAVAILABLE, "too many pages are open")
@@ -188,7 +191,7 @@ class Server:
             is_last = False
             while not is_last:
                 is_last = closing.is_set()
-                now = self._pages.parts() or {}
+                now = self._pages.parts(path) or {}
                 changed = {name: html for name, html in now.items() if seen.get(name) != html}
                 seen = now
                 # waits for a slow reader; what changes meanwhile is sent as it stands then

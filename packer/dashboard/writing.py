@@ -25,17 +25,19 @@ def check_page_can_be_made() -> None:
     check_extra("dashboard", {"jinja2": "jinja2"}, needed_by="the dashboard")
 
 
-def write_page(title: str, parts: Mapping[str, str], *, report: Report | None = None, is_live: bool = False) -> str:
-    """The page of a job: the parts that change, and, where its `report` is there, what was asked."""
+def write_page(title: str, parts: Mapping[str, str], *, report: Report | None = None) -> str:
+    """The page of a job: the parts that change, and, where its `report` is there, what was asked.
+
+    With a report the job is one of this process; else it is one of a ledger's.
+    """
     asked = None if report is None else tell_asked(report)
     settings = [] if report is None else list(tell_settings(report))
-    return _render("job.html", title=title, parts=parts, asked=asked, settings=settings, is_live=is_live)
+    return _render("job.html", title=title, parts=parts, asked=asked, settings=settings, is_ours=report is not None)
 
 
 def write_parts(view: View) -> dict[str, str]:
     """The HTML of each part that changes, by its name."""
-    module = _environment().get_template("parts.html").module
-    return {name: str(getattr(module, name)(view)) for name in PARTS}
+    return {name: _draw("parts.html", name, view) for name in PARTS}
 
 
 def write_empty(sentence: str) -> str:
@@ -43,9 +45,23 @@ def write_empty(sentence: str) -> str:
     return _render("empty.html", sentence=shown(sentence))
 
 
+def write_trouble(sentence: str) -> str:
+    """A part that says why there is nothing."""
+    return _draw("parts.html", "trouble", shown(sentence))
+
+
 def write_jobs(jobs: Any, *, ledger: str) -> str:
+    """The part that lists a ledger's jobs."""
+    return _draw("jobs.html", "listed", jobs, shown(ledger))
+
+
+def write_list(parts: Mapping[str, str]) -> str:
     """The page that lists a ledger's jobs."""
-    return _render("jobs.html", jobs=jobs, ledger=shown(ledger))
+    return _render("list.html", parts=parts)
+
+
+def _draw(template: str, macro: str, *values: Any) -> str:
+    return str(getattr(_environment().get_template(template).module, macro)(*values))
 
 
 def _render(name: str, **values: Any) -> str:
