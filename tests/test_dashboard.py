@@ -112,6 +112,8 @@ def test_the_printed_address_lets_a_browser_in_and_leaves_no_token_in_it(reader:
     assert reader.token not in cookie
     assert len(reader.token) >= 22  # 128 bits
     reader.cookie = cookie.partition(";")[0]
+    again = reader.ask(f"/?token={reader.token}")  # the printed address, clicked once more
+    assert (again.status, again.headers["Location"]) == (303, "/")
     for _ in range(2):  # a reload
         answer = reader.ask("/")
         assert (answer.status, answer.read()) == (200, b"<p>hello")

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import math
 import os
 import random
 import re
@@ -26,9 +27,11 @@ from gateway.server import Setup, running_gateway
 pytest.importorskip("jinja2", reason="the extra dashboard is not installed")
 from selectolax.lexbor import LexborHTMLParser
 
-from packer import batch_files, batches
+from packer import batch_files, batches, ledger_jobs
 from packer.cli import main
+from packer.dashboard import past as past_module
 from packer.dashboard import server as server_module
+from packer.dashboard.bars import line_up
 from packer.dashboard.course import Course
 from packer.dashboard.live import LiveJob
 from packer.dashboard.panels import draw_panels
@@ -170,7 +173,9 @@ def test_the_last_that_a_reader_is_told_is_what_the_report_says(job: Path) -> No
 def test_a_page_that_is_loaded_again_is_what_the_stream_tells(job: Path) -> None:
     report = read_report(str(job / "report.json"))
     live = LiveJob(17)
-    assert "The job has not begun yet." in parse(live.page("/")).html  # type: ignore[operator]
+    early = parse(live.page("/"))
+    assert "The job has not begun yet." in text_of(early, "h1")
+    assert early.css("meta[http-equiv=refresh]"), "whoever is there before the job sees it begin"
     live.show(report)
     page = parse(live.page("/"))
     for name, html in (live.parts() or {}).items():
@@ -514,17 +519,52 @@ def test_the_steps_of_a_course_are_bounded_however_the_clock_jumps() -> None:
     course = Course(JobEntry(1, "j", {}, began, None, None, None))
     for number, hours in enumerate((0, 1e-6, 2, -50, 10**5, 3, -(10**4))):
         at = began + timedelta(hours=hours)
-        attempt = Attempt(
-            number, 1, "", ("k",), 1, None, AttemptState.SETTLED, money("1"), None, 1.0, "1 of 1 answers", at, at
-        )
-        course.opened(attempt)
-        course.closed(attempt, 1)
+        state, outcome = AttemptState.SETTLED, "1 of 1 answers"
+        back = began if number == 4 else at  # the clock was put back while it was out
+        one = Attempt(number, 1, "", ("k",), 1, None, state, money("1"), None, 1.0, outcome, at, back)
+        course.opened(one)
+        course.closed(one, 1)
     moments = course.moments()
     assert len(moments) <= 240
     last = moments[-1]
     assert (last.labelled, last.requests, last.settled, last.in_flight) == (7, 7, Decimal(7), 0)
     assert last.seconds == pytest.approx(3.6e8, rel=0.01)
+    assert min(moment.in_flight for moment in moments) >= 0
     assert draw_panels(moments, bought=True)
+
+
+def test_a_course_that_outgrows_its_steps_keeps_everything_in_its_place() -> None:
+    began = datetime(2026, 7, 20, tzinfo=UTC)
+    course = Course(JobEntry(1, "j", {}, began, None, None, None))
+    for number in range(1_000):
+        at = began + timedelta(seconds=number)
+        state, outcome = AttemptState.SETTLED, "1 of 1 answers"
+        course.opened(one := Attempt(number, 1, "", ("k",), 1, None, state, None, None, 1.0, outcome, at, at))
+        course.closed(one, 1)
+    moments = course.moments()
+    assert 120 <= len(moments) <= 240
+    for moment in moments:
+        until = moment.seconds + course.step.total_seconds()
+        assert moment.requests == moment.labelled == min(math.ceil(until), 1_000)
+
+
+@pytest.mark.parametrize(
+    "parts", [[(-5, "bad"), (5, "good")], [(0, "bad")], [(10**400, "good"), (1, "bad")], [(7, "good")]]
+)
+def test_a_bar_never_goes_beyond_its_end(parts: list[tuple[int, str]]) -> None:
+    for whole in (-1, 0, 3, 10**300):
+        shares = list(line_up(parts, whole))
+        assert all(share.width >= 0 for share in shares)
+        assert sum(share.width for share in shares) <= 100.001
+
+
+def test_a_list_that_is_cut_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_jobs, "_MOST_JOBS", 2)
+    with Ledger(tmp_path / "l.db") as ledger:
+        for count, said in ((2, "2 jobs in the ledger"), (3, "The last 2 of 3 jobs in the ledger")):
+            while ledger.statistics().jobs < count:
+                ledger.start_job("j", {"task": "t", "model": "m", "parameters": {}})
+            assert text_of(parse(PastJobs(str(tmp_path / "l.db")).page("/")), "h1") == said
 
 
 class Clock:
@@ -721,14 +761,23 @@ def test_a_page_whose_job_is_killed_keeps_its_numbers_and_says_so(
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-def test_the_policy_stops_what_a_template_would_let_through(tmp_path: Path) -> None:
+def test_the_policy_stops_what_a_template_would_let_through_and_a_reader_keeps_his_place(tmp_path: Path) -> None:
+    looks: list[str] = []
+
     class Leaky:
         def page(self, path: str) -> str | None:
             evil = '<script>document.title="evil"</script><img src=x onerror=\'document.title="evil"\'>'
-            return f'<title>good</title><p id="head"></p>{evil}<p id="note"></p><script src="/dashboard.js"></script>'
+            style = '<link rel="stylesheet" href="/dashboard.css">'
+            body = f'<p id="head"></p><div id="ends"></div>{evil}<p id="note"></p>'
+            return f'<title>good</title>{style}{body}<script src="/dashboard.js"></script>'
 
         def parts(self, path: str) -> dict[str, str]:
-            return {"head": '<img src=x onerror=\'document.title="evil"\'><script>document.title="evil"</script>in'}
+            looks.append(path)
+            last = f'<div class="last" tabindex="0">{len(looks)}{"<p>line" * 100}</div>'
+            return {
+                "ends": last,
+                "head": '<img src=x onerror=\'document.title="evil"\'><script>document.title="evil"</script>in',
+            }
 
     async def follow(address: str) -> None:
         async with Browser(tmp_path / "profile") as browser:
@@ -736,6 +785,12 @@ def test_the_policy_stops_what_a_template_would_let_through(tmp_path: Path) -> N
             await browser.wait_for("document.getElementById('head').textContent.endsWith('in')")
             assert await browser.ask("document.title") == "good"
             assert len([words for words in browser.complaints if "Content Security Policy" in words]) >= 3
+            await browser.ask(
+                "(last => {last.scrollTop = 99; last.focus(); window.before = last})(document.querySelector('.last'))"
+            )
+            await browser.wait_for("document.querySelector('.last') !== window.before")
+            assert await browser.ask("document.querySelector('.last').scrollTop") == 99
+            assert await browser.ask("document.activeElement.className") == "last"
 
     with contextlib.closing(server_module.Server(Leaky())) as server:
         asyncio.run(follow(server.start()))
@@ -743,8 +798,10 @@ def test_the_policy_stops_what_a_template_would_let_through(tmp_path: Path) -> N
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_a_page_of_a_ledger_moves_while_another_process_writes_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(past_module, "_PACE", 0.1)
+
     def ask(number: int) -> None:
         keys = tuple(f"{number}-{item}" for item in range(20))
         settled = Closed(

@@ -17,7 +17,7 @@ class Share:
 
 def line_up(parts: Iterable[tuple[int, str]], whole: int) -> Iterator[Share]:
     """Counts and their tones as parts of `whole`; where they are more, they are the whole."""
-    counted = [(count, tone) for count, tone in parts if count]
+    counted = [(count, tone) for count, tone in parts if count > 0]
     whole = max(whole, sum(count for count, _ in counted))
     start = 0.0
     for count, tone in counted:

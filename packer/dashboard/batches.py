@@ -88,7 +88,7 @@ def _tell(batch: BatchStands) -> BatchRow:
         name=shown(batch.id) or "not made yet",
         state=shown(batch.state.replace("_", " ")),
         tone="bad" if batch.state in _BAD else "good" if is_over else "run",
-        states=list(line_up([(max(batch.ended - batch.failed, 0), "good"), (batch.failed, "bad")], batch.requests)),
+        states=list(line_up([(batch.ended - batch.failed, "good"), (batch.failed, "bad")], batch.requests)),
         counts=counts,
         until=until,
     )

@@ -136,7 +136,7 @@ class Course:
                 refused=sums["refused"],
                 settled=_usd(sums["settled"]),
                 in_doubt=_usd(sums["doubt"]),
-                in_flight=sums["left"] - sums["back"],
+                in_flight=max(sums["left"] - sums["back"], 0),  # a clock may be put back
                 limit=0,
                 pack_size=0,
             )

@@ -17,8 +17,16 @@ source.addEventListener("parts", (event) => {
   say("");
   for (const [name, html] of Object.entries(JSON.parse(event.data))) {
     const place = document.getElementById(name);
+    if (!place) continue;
+    const before = [...place.querySelectorAll(".last")].map((list) => [list.scrollTop, list === document.activeElement]);
     // a parsed document runs no script, whatever is in it
-    place?.replaceChildren(...new DOMParser().parseFromString(html, "text/html").body.childNodes);
+    place.replaceChildren(...new DOMParser().parseFromString(html, "text/html").body.childNodes);
+    // who reads a list goes on reading it
+    place.querySelectorAll(".last").forEach((list, number) => {
+      const [top, isFocused] = before[number] ?? [0, false];
+      if (isFocused) list.focus({ preventScroll: true });
+      list.scrollTop = top;
+    });
   }
 });
 

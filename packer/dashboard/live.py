@@ -75,7 +75,7 @@ class LiveJob:
             return None
         standing = self._standing
         if standing is None:
-            return write_empty("The job has not begun yet.")
+            return write_empty("The job has not begun yet.", is_early=True)
         title = f"{shown(standing.report.settings.input)} - prompt-packer"
         return write_page(title, self.parts() or {}, report=standing.report)
 

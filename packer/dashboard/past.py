@@ -70,7 +70,10 @@ class _Jobs:
         with Ledger(self._path, read_only=True) as ledger, ledger.snapshot():
             jobs, waiting = ledger.jobs(), ledger.all_waiting()
         rows = [_tell_row(job, add_up(waiting, job=job.id)) for job in jobs]
-        return {"jobs": write_jobs(rows, ledger=self._path)}
+        title = f"{count_of(len(rows), 'job')} in the ledger"
+        if jobs and len(rows) < jobs[0].id:  # none is ever removed
+            title = f"The last {len(rows):,} of {jobs[0].id:,} jobs in the ledger"
+        return {"jobs": write_jobs(rows, title=title, ledger=self._path)}
 
 
 class _Job:

@@ -126,9 +126,10 @@ class Server:
         refused = self._refuse(request)
         if refused is not None:
             return _say(*refused)
+        # also for whoever is known: the token leaves the address
+        if request.path == "/" and _is_same(request.query.get("token", ""), self._token):
+            return self._let_in()
         if not self._is_known(request):
-            if request.path == "/" and _is_same(request.query.get("token", ""), self._token):
-                return self._let_in()
             return _say(HTTPStatus.FORBIDDEN, "open the address that prompt-packer printed, with its token")
         try:
             return await self._answer(request)

@@ -40,9 +40,9 @@ def write_parts(view: View) -> dict[str, str]:
     return {name: _draw("parts.html", name, view) for name in PARTS}
 
 
-def write_empty(sentence: str) -> str:
-    """A page that says one thing."""
-    return _render("empty.html", sentence=shown(sentence))
+def write_empty(sentence: str, *, is_early: bool = False) -> str:
+    """A page that says one thing; one that `is_early` loads itself again in a second."""
+    return _render("empty.html", sentence=shown(sentence), is_early=is_early)
 
 
 def write_trouble(sentence: str) -> str:
@@ -50,9 +50,9 @@ def write_trouble(sentence: str) -> str:
     return _draw("parts.html", "trouble", shown(sentence))
 
 
-def write_jobs(jobs: Any, *, ledger: str) -> str:
+def write_jobs(jobs: Any, *, title: str, ledger: str) -> str:
     """The part that lists a ledger's jobs."""
-    return _draw("jobs.html", "listed", jobs, shown(ledger))
+    return _draw("jobs.html", "listed", jobs, title, shown(ledger))
 
 
 def write_list(parts: Mapping[str, str]) -> str:
