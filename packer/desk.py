@@ -73,7 +73,9 @@ class Desk:
             for attempt in waiting.attempts:
                 ended = Closed(attempt, AttemptState.DOUBT, "its batch was abandoned", None, None, math.nan, {})
                 await self.journal.commit(ended)
-        self.account = await self.journal.ask(self._open_account)
+        self.account = await self.journal.ask(
+            lambda ledger: open_account(ledger, self.name, cap=self.cap, hold=self.hold)
+        )
 
     def admit(self, task: Task, model: str, ask: str, undo: AsyncExitStack) -> None:
         """Let somebody in who asks in a way that nobody else here does; `undo` is theirs. Raises `CallError`."""
@@ -135,16 +137,18 @@ class Desk:
         """What those took who ask in this way."""
         return self._spent.get(ask, Spent())
 
-    def _open_account(self, ledger: Ledger) -> Account:
-        spending = ledger.spending(self.name)
-        if spending.unknown and self.cap is not None:
-            raise PriceError(
-                f"what {spending.unknown} earlier requests of this job cost is unknown, and a budget needs it: "
-                "go on without a budget, or start over with another ledger"
-            )
-        return Account(
-            Budget(self.cap, spending.settled, spending.doubt, spending.open),
-            Books(spending.unknown, spending.doubt_requests, spending.doubt_texts, spending.assumed),
-            attempt=ledger.next_attempt(),
-            doubtful=set(ledger.doubtful_keys()) if self.hold else set(),
+
+def open_account(ledger: Ledger, name: str, *, cap: Decimal | None, hold: bool) -> Account:
+    """The account of the job `name`, as its earlier runs have left it. Raises `PriceError` where that defies a cap."""
+    spending = ledger.spending(name)
+    if spending.unknown and cap is not None:
+        raise PriceError(
+            f"what {spending.unknown} earlier requests of this job cost is unknown, and a budget needs it: "
+            "go on without a budget, or start over with another ledger"
         )
+    return Account(
+        Budget(cap, spending.settled, spending.doubt, spending.open),
+        Books(spending.unknown, spending.doubt_requests, spending.doubt_texts, spending.assumed),
+        attempt=ledger.next_attempt(),
+        doubtful=set(ledger.doubtful_keys()) if hold else set(),
+    )

@@ -1,6 +1,6 @@
 """Carries packs through prompt, transport, answer, recovery and ledger. What happens next is the job's decision.
 
-An intent is committed before its request leaves, a verdict before it is shown. Nothing here retries.
+How one request goes its way is in `attempts.py`. Nothing here retries.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from packer import failpoints
 from packer.account import Account, Route
+from packer.attempts import Attempts
 from packer.audit import MAX_DISAGREEMENT, Audit, AuditResult
 from packer.auditing import ASK, Auditor, make_audit
 from packer.batches import BatchTransport
@@ -26,9 +26,8 @@ from packer.collecting import find_waiting, make_sender
 from packer.connections import connect, shares_key
 from packer.crew import Crew
 from packer.desk import Desk
-from packer.errors import CallError, LedgerFull, StillWaiting, TransportError
-from packer.events import AttemptStarted, CanaryHit, Event, JobStarted, Statistics
-from packer.exchange import Reply
+from packer.errors import CallError
+from packer.events import Event, JobStarted, Statistics
 from packer.intake import Intake
 from packer.items import MOST_IN_FLIGHT, Item, Result
 from packer.job import Job
@@ -44,12 +43,10 @@ from packer.telling import Teller
 from packer.tokens import bound_tokens, count_tokens
 from packer.transport import Transport
 from packer.usage import FREE, Price
-from packer.verdicts import Request
 from packer.votes import DoubtResult
 from packer.voting import Jury, convene
 
 DEFAULT_LEDGER = "prompt-packer.db"
-_DEADLINE = 120.0  # seconds for one request, whatever happens on its way
 
 
 class Runner:
@@ -337,6 +334,9 @@ class Runner:
         self._job, self._account = job, account
         self._intake = Intake(job, self._desk.journal, self._crew, linger=self._linger)
         self._sender = make_sender(job, self._desk, waiting, tell=self._emit, known=self._intake.known)
+        self._attempts = Attempts(
+            job, self._desk.journal, self._sender, self._crew, number=self._number, tell=self._emit
+        )
         account.members.append(job)
         self._undo.callback(account.members.remove, job)
         self._desk.crews.append(self._crew)
@@ -379,7 +379,7 @@ class Runner:
             now = self._loop.time()
             wait = self._intake.wait(now)
             while (request := self._job.next_request(now, flush=not wait)) is not None:
-                self._crew.start(self._attempt(request))
+                self._crew.start(self._attempts.carry(request))
             if self._jury is not None and not wait:
                 self._jury.look(stopped=self._job.stopped is not None)
             if self._job.stopped is not None:
@@ -393,46 +393,6 @@ class Runner:
             self._timer.cancel()
         ahead = [wait for wait in waits if wait is not None]
         self._timer = self._loop.call_later(min(ahead), self._wake.set) if ahead else None
-
-    async def _attempt(self, request: Request) -> None:
-        opened = request.opened(self._number)
-        failpoints.reach("intent: about to be written")
-        try:
-            await self._desk.journal.commit(opened)
-        except LedgerFull as error:
-            # nothing more may leave; what is in flight still has its room in the ledger, and is waited for
-            self._crew.keep(error)
-            self._job.withdraw(request, str(error))
-            self._account.wake()
-            return
-        if self._job.stopped is not None:
-            # the stop came while the intent was written: nothing has left, and nothing shall
-            await self._desk.journal.commit(request.unsent())
-            self._job.withdraw(request, self._job.stopped)
-            self._account.wake()
-            return
-        failpoints.reach("intent: durable, nothing sent")
-        self._emit(AttemptStarted(request.attempt, len(request.pack), opened.number, request.prompt.max_tokens))
-        began = self._loop.time()
-        ended: Reply | TransportError
-        try:
-            ended = await self._sender.send(request, deadline=_DEADLINE)
-        except TransportError as error:
-            ended = error
-        except StillWaiting as left:
-            self._job.park(request, left.reason)
-            self._account.wake()
-            return
-        failpoints.reach("reply: here, nothing booked")
-        seconds = self._loop.time() - began
-        verdict = self._job.judge(request, ended, seconds, free=self._job.route.transport.is_free())
-        await self._desk.journal.commit(verdict.closed())
-        failpoints.reach("verdict: durable, nothing shown")
-        self._emit(self._job.apply(verdict, self._loop.time()))
-        if verdict.missed:
-            self._emit(CanaryHit(request.attempt, len(request.pack), verdict.missed))
-        failpoints.reach("verdict: applied")
-        self._account.wake()
 
     # What can be observed
 

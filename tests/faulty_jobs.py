@@ -26,6 +26,7 @@ from gateway.records import Record
 from gateway.scripts import Script
 from gateway.server import Gateway, Setup, running_gateway
 
+import packer.attempts
 import packer.runner
 import packer.wire
 from packer.cli import main
@@ -125,7 +126,7 @@ class Rehearsal:
     def mend(self) -> None:
         """Nothing fails from now on, and there is time for everything."""
         self.is_well = True
-        packer.runner._DEADLINE = _DEADLINE * self.speed  # `rehearsing` had patched it: it is undone
+        packer.attempts._DEADLINE = _DEADLINE * self.speed  # `rehearsing` had patched it: it is undone
 
     def run(self, *more: str, url: str | None = None, budget: Decimal = BUDGET, is_over: bool = False) -> Ran:
         """Run the command, with `more` options, and check what holds after every run.
@@ -228,7 +229,7 @@ def rehearsing(
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv(VARIABLE, KEY)
     # these are about the machine, and not about waiting: the fast clock must not shorten them
-    monkeypatch.setattr(packer.runner, "_DEADLINE", deadline * speed)
+    monkeypatch.setattr(packer.attempts, "_DEADLINE", deadline * speed)
     monkeypatch.setattr(packer.wire, "_CONNECT_SECONDS", 10 * speed)
     defaults = packer.runner.Runner.__init__.__kwdefaults__ or {}
     monkeypatch.setitem(defaults, "linger", defaults["linger"] * speed)

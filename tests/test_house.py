@@ -110,6 +110,7 @@ FLOORS = [
     {"columns", "options", "standing", "telling"},
     {"arrow", "auditing", "desk", "intake", "progress", "results"},
     {"collecting", "voting"},
+    {"attempts"},
     {"notebook", "runner", "testing"},
     {"sync"},
     {"frames"},

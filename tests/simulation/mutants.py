@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-from packer import job, ledger, recovery, verdicts
+from packer import desk, job, ledger, recovery, verdicts
 from packer.account import Account
+from packer.attempts import Attempts
 from packer.budget import Budget
 from packer.desk import Desk
-from packer.intake import Intake
 from packer.job import Job
+from packer.journal import Journal
 from packer.runner import Runner
 
 
@@ -49,18 +50,18 @@ class Mutant:
         return made[self.name]  # type: ignore[no-any-return]
 
 
-_COMMIT = "    await self._desk.journal.commit(verdict.closed())\n"
+_COMMIT = "    await self._journal.commit(verdict.closed())\n"
 _APPLY = "    self._emit(self._job.apply(verdict, self._loop.time()))\n"
 
 MUTANTS = {
-    "a result is shown before it is committed": Mutant(Runner, "_attempt", ((_COMMIT, ""), (_APPLY, _APPLY + _COMMIT))),
+    "a result is shown before it is committed": Mutant(Attempts, "carry", ((_COMMIT, ""), (_APPLY, _APPLY + _COMMIT))),
     "a request leaves before its intent is written": Mutant(
-        Runner,
-        "_attempt",
+        Attempts,
+        "carry",
         (
             (
-                "await self._desk.journal.commit(opened)",
-                "written = asyncio.ensure_future(self._desk.journal.commit(opened))",
+                "await self._journal.commit(opened)",
+                "written = asyncio.ensure_future(self._journal.commit(opened))",
             ),
             (_COMMIT, "    await written\n" + _COMMIT),
         ),
@@ -71,13 +72,13 @@ MUTANTS = {
         (("Failure.CUT):\n            return Booking.DOUBT", "Failure.CUT):\n            return Booking.RELEASE"),),
     ),
     "what is in doubt is bought again under hold": Mutant(
-        Desk, "_open_account", (("set(ledger.doubtful_keys()) if self.hold else set()", "set()"),)
+        desk, "open_account", (("set(ledger.doubtful_keys()) if hold else set()", "set()"),)
     ),
     "what was in flight when a process died costs nothing": Mutant(
         ledger.Ledger, "_doubt_what_is_open", (("AttemptState.DOUBT", "AttemptState.FREED"),)
     ),
     "a budget forgets what earlier runs left in doubt": Mutant(
-        Desk, "_open_account", (("spending.settled, spending.doubt, ", "spending.settled, Decimal(0), "),)
+        desk, "open_account", (("spending.settled, spending.doubt, ", "spending.settled, Decimal(0), "),)
     ),
     "a budget forgets what is in flight": Mutant(
         Budget, "has_room", (("self._settled + self._doubt + self._reserved", "self._settled + self._doubt"),)
@@ -86,7 +87,7 @@ MUTANTS = {
         Job, "apply", (("request.pack.without({keys[number - 1] for number in verdict.rows})", "request.pack"),)
     ),
     "an answer to another pack is taken": Mutant(job, "judge", (("nonce=request.nonce", "nonce=ended.text[9:13]"),)),
-    "what is known is bought again": Mutant(Intake, "_register", (("ledger.find(list(fresh))", "dict[str, Any]()"),)),
+    "what is known is bought again": Mutant(Journal, "find", (("ledger.find(keys)", "dict[str, Any]()"),)),
     "a job goes on after a fatal refusal": Mutant(
         Job, "_follow", (("self.account.close(self.route, step.reason)", "step = GiveUp(step.reason)"),)
     ),
