@@ -50,6 +50,12 @@ class Books:
         self.doubt_texts += texts
         self.unpriced += not priced
 
+    def reopened(self, *, texts: int, priced: bool) -> None:
+        """Take back what `doubted` booked: the request's fate is known now."""
+        self.doubt_requests -= 1
+        self.doubt_texts -= texts
+        self.unpriced -= not priced
+
     def told(self, usage: Usage | None, balance: Decimal | None) -> None:
         """Book what a reply, or a refusal, told besides; None where it did not."""
         if usage is not None:

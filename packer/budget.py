@@ -52,6 +52,10 @@ class Budget:
         """Whether `worst` can be reserved now."""
         return self._cap is None or self._settled + self._doubt + self._reserved + to_nano(worst) <= self._cap
 
+    def may_grow(self, worst: Decimal) -> bool:  # noqa: ARG002  what is lent may
+        """Whether there may be room for `worst` later although nothing is in flight."""
+        return False
+
     def reserve(self, worst: Decimal) -> Decimal:
         """Set `worst` aside. Raises `ValueError` where there is no room (ask `has_room` first)."""
         if not self.has_room(worst):
@@ -68,6 +72,11 @@ class Budget:
         """Keep the reserve of a request whose fate is unknown."""
         self._reserved -= to_nano(reserve)
         self._doubt += to_nano(reserve)
+
+    def reopen(self, reserve: Decimal) -> None:
+        """Take a reserve out of doubt: what became of its request is known now, and booked next."""
+        self._doubt -= to_nano(reserve)
+        self._reserved += to_nano(reserve)
 
     def release(self, reserve: Decimal) -> None:
         """Give back the reserve of a request that never left."""

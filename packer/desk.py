@@ -22,6 +22,7 @@ from packer.crew import Crew
 from packer.errors import CallError, PriceError
 from packer.events import AttemptEnded, Event, Statistics, statistics_adapter
 from packer.items import MOST_IN_FLIGHT
+from packer.job import Job
 from packer.journal import Journal
 from packer.ledger import AttemptState, Closed, Ledger
 from packer.ledger_batches import Waiting
@@ -103,6 +104,9 @@ class Desk:
         self.account.routes.append(route)
         self.journal.on_late.append(route.limiter.waited)
         return route
+
+    def serve(self, job: Job, crew: Crew, statistics: Callable[[], Statistics]) -> None:
+        """Whatever the desk has to do while `crew` works for `job`: nothing, where all is its own."""
 
     async def start_job(self, task: Task, model: str, ask: str) -> int:
         """A number in the ledger for whoever asks; its spending is that of the job."""

@@ -14,6 +14,7 @@
     │   ├── LedgerDamaged  its pages or rows contradict themselves
     │   ├── LedgerFull     the disk has no room for another row
     │   └── LedgerReadOnly it cannot be written
+    ├── LeaseLost          a worker was taken for lost, and may go on no more     (label its part again)
     ├── StoppedError       the job stopped before its end and can be resumed      (exit code 4)
     ├── TransportError     one request failed; `recovery.next_step` decides what follows
     └── StillWaiting       one request goes on in a batch at the gateway, unwatched
@@ -71,6 +72,10 @@ class LedgerError(PackerError):
     def __init__(self, path: Path | str, message: str) -> None:
         super().__init__(f"ledger {path}: {message}")
         self.path = path
+        self._message = message
+
+    def __reduce__(self) -> tuple[type[LedgerError], tuple[Path | str, str]]:
+        return type(self), (self.path, self._message)  # it may be raised in one process and met in another
 
 
 class LedgerInUse(LedgerError):
@@ -95,6 +100,10 @@ class LedgerFull(LedgerError):
 
 class LedgerReadOnly(LedgerError):
     """The ledger, or its folder, cannot be written."""
+
+
+class LeaseLost(PackerError):
+    """A worker was silent for too long: what it was lent is lent to others, and what it was asking is asked by them."""
 
 
 class StoppedError(PackerError):

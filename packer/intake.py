@@ -6,18 +6,19 @@ What nobody waits for any more is taken back: it is not bought, unless it is in 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 
 from packer.crew import Crew
 from packer.items import Item, Result
 from packer.job import Job
-from packer.journal import Journal
+from packer.journal import Found, Journal
 from packer.lanes import LOOK_AHEAD, LOOK_AHEAD_IN_BATCH, Lane
 from packer.options import read_item
 from packer.slots import Slot
 from packer.sources import slices
 
 _SLICE = 500  # items looked up, shuffled and packed together
+_ELSEWHERE = 0.25  # seconds between two looks at what somebody else is asking
 
 
 class Intake:
@@ -112,13 +113,25 @@ class Intake:
 
     async def _register(self, slots: list[Slot]) -> None:
         await self.known.wait()
-        fresh = self._job.board.register(slots)
-        known = await self._journal.ask(lambda ledger: ledger.find(list(fresh))) if fresh else {}
-        wanted = list(known) if self._job.confidence else []
-        sure = await self._journal.ask(lambda ledger: ledger.confidences(wanted)) if wanted else {}
-        self._job.recall(fresh, known, sure)
+        if elsewhere := await self._recall(self._job.board.register(slots)):
+            self._crew.start(self._wait_for(elsewhere))
+
+    async def _recall(self, fresh: Mapping[str, str]) -> dict[str, str]:
+        """Give the job what is known of `fresh`, and what is to be asked; what somebody else is asking is returned."""
+        found = await self._journal.find(list(fresh), confidences=self._job.confidence) if fresh else Found({}, {})
+        # where nothing is asked any more, nobody is waited for
+        elsewhere = found.elsewhere if self._job.stopped is None else frozenset()
+        self._job.account.doubtful |= found.doubtful
+        here = {key: text for key, text in fresh.items() if key not in elsewhere}
+        self._job.recall(here, found.answers, found.confidences)
         self._flush_at = self._loop.time() + self._linger
         self._job.wake()
+        return {key: fresh[key] for key in elsewhere}
+
+    async def _wait_for(self, elsewhere: Mapping[str, str]) -> None:
+        while elsewhere:
+            await asyncio.sleep(_ELSEWHERE)
+            elsewhere = await self._recall(elsewhere)
 
     def _take_back(self, slot: Slot) -> None:
         if slot in self._lingering:

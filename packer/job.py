@@ -146,7 +146,8 @@ class Job:
                 self._again.appendleft(work)
                 return None
             elif shortage := self._find_shortage(worst):
-                if self.account.in_flight():  # what it does not take comes back
+                # what those in flight do not take comes back
+                if self.account.in_flight() or (worst is not None and self.account.budget.may_grow(worst)):
                     self._again.appendleft(work)
                     return None
                 if len(pack) > 1:
@@ -179,8 +180,21 @@ class Job:
         ahead = [wait for wait in waits if wait > 0]
         return min(ahead) if ahead else None
 
+    def count_ready(self) -> int:
+        """Requests that could be in flight now, were there room: those that are, and those that wait."""
+        return self.in_flight + len(self._again) + len(self._later) + -(-len(self._pool) // self.sizer.size)
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the gateway has shown that it answers, so that requests need not go one at a time."""
+        return bool(self._record.accepted) or self._replies >= _PROBES
+
+    def trust(self) -> None:
+        """Somebody else has found out that the gateway answers."""
+        self._replies = max(self._replies, _PROBES)
+
     def _gate_is_open(self, now: float) -> bool:
-        if self._record.accepted or self._replies >= _PROBES:
+        if self.is_proven:
             return True
         is_waiting = bool(self._later) and self._later[0][0] > now
         return self.in_flight == 0 and not is_waiting

@@ -7,16 +7,30 @@ thread is done, the loop may be busy with something else: how late it comes is t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from packer.errors import LedgerFull
 from packer.ledger import Closed, Ledger, Opened
 
 _T = TypeVar("_T")
-_Group: TypeAlias = list[tuple[Opened | Closed, asyncio.Future[None]]]
+Group: TypeAlias = list[tuple[Opened | Closed, asyncio.Future[None]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is known of some keys: their answers, and how sure the model was of some of these.
+
+    Keys that are `elsewhere` are being asked by somebody else. What is in `doubtful` is not to be asked again.
+    """
+
+    answers: Mapping[str, Any]
+    confidences: Mapping[str, float]
+    elsewhere: frozenset[str] = frozenset()
+    doubtful: frozenset[str] = frozenset()
 
 
 class Journal:
@@ -25,7 +39,7 @@ class Journal:
     def __init__(self, path: Path | str | None) -> None:
         self._path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="packer-ledger")
-        self._waiting: _Group = []
+        self._waiting: Group = []
         self._writer: asyncio.Task[None] | None = None
         self._ledger: Ledger | None = None
         self.on_late: list[Callable[[float, float], object]] = []  # told now and the seconds, after each commit
@@ -39,6 +53,15 @@ class Journal:
         ledger = self._ledger
         assert ledger is not None, "open() comes first"
         return await self._run(lambda: question(ledger))
+
+    async def find(self, keys: Sequence[str], *, confidences: bool) -> Found:
+        """What is known of `keys`; with `confidences` how sure the model was, too. Raises `LedgerError`."""
+
+        def find(ledger: Ledger) -> Found:
+            answers = ledger.find(keys)
+            return Found(answers, ledger.confidences(list(answers)) if confidences else {})
+
+        return await self.ask(find)
 
     async def commit(self, change: Opened | Closed) -> None:
         """Write `change`; it is durable when this returns. Raises `LedgerError`."""
@@ -80,14 +103,14 @@ class Journal:
             except Exception as error:  # noqa: BLE001  whoever waits gets it
                 _fail(group, error)
 
-    async def _settle(self, group: _Group) -> None:
+    async def _settle(self, group: Group) -> None:
         if group:
             try:
                 await self._commit(group)
             except Exception as error:  # noqa: BLE001  whoever waits gets it
                 _fail(group, error)
 
-    async def _commit(self, group: _Group) -> None:
+    async def _commit(self, group: Group) -> None:
         changes = [change for change, _ in group]
         loop = asyncio.get_running_loop()
 
@@ -107,7 +130,7 @@ class Journal:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
-def _fail(group: _Group, error: Exception) -> None:
+def _fail(group: Group, error: Exception) -> None:
     for _, done in group:
         if not done.done():
             done.set_exception(error)

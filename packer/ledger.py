@@ -1,8 +1,9 @@
 """What was paid for is kept: an answer, and the money behind it, are in one transaction or in none.
 
-An attempt is written with its reserve before its request leaves, and closed once: settled, in doubt or freed. What is
-open when a ledger is opened for writing belongs to a process that died: it is in doubt before anything else happens,
-unless it is known to be in a batch, where it goes on without a process of ours.
+An attempt is written with its reserve before its request leaves, and closed once: settled, in doubt or freed; what was
+in doubt is closed anew where its fate comes to be known after all. What is open when a ledger is opened for writing
+belongs to a process that died: it is in doubt before anything else happens, unless it is known to be in a batch, where
+it goes on without a process of ours.
 
 The first answer to a key stands. It is the one that was shown, so a later one, however it came to be bought, changes no
 result that somebody already has.
@@ -360,7 +361,7 @@ class Ledger:
         sql = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE id = ?"  # noqa: S608  constants
         row = self._sound(db.execute(sql, (attempt,)).fetchall(), f"attempt {attempt}")
         _, _, keys, _, _, _, state, *_ = row
-        if state != AttemptState.OPEN:
+        if state not in closing.takes:
             raise LedgerError(
                 self._file.name, f"attempt {attempt} is to be closed and is not open; did another program change it?"
             )

@@ -71,7 +71,7 @@ class Closed:
     `state` is any but OPEN. `charge` and `usage` are None where they are unknown. A charge that cannot be (negative,
     not finite, above a million dollars) is unknown too, and so is a token count: neither costs an answer. `answers`
     maps keys of this attempt to JSON values, a label or a record's fields; `confidences` maps some of them to how sure
-    the model was, 0 to 1.
+    the model was, 0 to 1. With `late` the attempt may have been closed as in doubt before: its fate is known now.
     """
 
     attempt: int
@@ -82,6 +82,7 @@ class Closed:
     seconds: float
     answers: Mapping[str, Any]
     confidences: Mapping[str, float] = field(default_factory=dict)
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ class LedgerStatistics:
 
 
 class Closing:
-    """A `Closed` in columns: `columns` of its attempt, and the JSON of its `answers`."""
+    """A `Closed` in columns: `columns` of its attempt, the states that this `takes`, and the JSON of its `answers`."""
 
     def __init__(self, closed: Closed, now: int) -> None:
         if closed.state is AttemptState.OPEN:
@@ -162,6 +163,7 @@ class Closing:
         usage = closed.usage
         counts = () if usage is None else (usage.input_tokens, usage.cached_input_tokens, usage.output_tokens)
         self.attempt = closed.attempt
+        self.takes = {AttemptState.OPEN, AttemptState.DOUBT} if closed.late else {AttemptState.OPEN}
         self.at = now
         self.answers = {key: canonical_json(value) for key, value in closed.answers.items()}
         self.confidences = {key: float(confidence) for key, confidence in closed.confidences.items()}

@@ -78,6 +78,11 @@ class Pacer:
     _sent: Mark = field(default=Mark(0.0, 0, 0, 0), init=False)
     _refused: tuple[int, int] = field(default=(0, 0), init=False)  # requests and tokens
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the gateway has told of a bucket."""
+        return self._requests is not None or self._tokens is not None
+
     def wait(self, now: float, tokens: int) -> float:
         """Seconds until a request with so many tokens, input and `max_tokens` together, may leave."""
         waits = (

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, M
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -20,6 +21,7 @@ from packer.attempts import Attempts
 from packer.audit import MAX_DISAGREEMENT, Audit, AuditResult
 from packer.auditing import ASK, Auditor, make_audit
 from packer.batches import BatchTransport
+from packer.borrowing import Borrowed, BorrowingDesk
 from packer.canaries import find_canaries
 from packer.cascade import Threshold
 from packer.collecting import find_waiting, make_sender
@@ -53,7 +55,8 @@ class Runner:
     """Labels items with `task` and `model`; an async context manager.
 
     `transport` None means the one that `model` and `base_url` name (see `connections.connect`); `api_key` None means
-    the environment variable of that host. `ledger` is the file that remembers every answer, None for memory only. `job`
+    the environment variable of that host. `ledger` is the file that remembers every answer, None for memory only; a
+    worker of several borrows it (see `distributed`). `job`
     names the job that a budget belongs to: runs with the same name, task and model share it. `budget_usd` caps what the
     job may cost in all its runs, None for no cap. `price` None means the task's, or else that of the price table.
     `concurrency` None means that the limit is searched for. `on_doubt` says what happens to items whose request was
@@ -79,7 +82,7 @@ class Runner:
         transport: Transport | None = None,
         base_url: str | None = None,
         api_key: str | None = None,
-        ledger: Path | str | None = DEFAULT_LEDGER,
+        ledger: Path | str | Borrowed | None = DEFAULT_LEDGER,
         job: str = "",
         limits: PackLimits | None = None,
         budget_usd: Decimal | float | str | None = None,
@@ -118,8 +121,8 @@ class Runner:
         self._audit = None if audit is None else make_audit(audit, max_disagreement, self._limits, seed)
         self._auditor: Auditor | None = None
         self._teller = Teller(on_event, self._listener_failed)
-        self._desk = Desk(
-            ledger,
+        make_desk = partial(BorrowingDesk, ledger) if isinstance(ledger, Borrowed) else partial(Desk, ledger)
+        self._desk: Desk = make_desk(
             name_job(task, model, job),
             cap=None if budget_usd is None else read_usd("budget_usd", budget_usd),
             hold=on_doubt == "hold",
@@ -347,6 +350,7 @@ class Runner:
             job.stop(stopped)
         self._crew.start(self._dispatch(), serves=True)
         self._crew.start(self._sender.collect())
+        self._desk.serve(job, self._crew, self.statistics)
 
     async def _open_audit(self, audit: Audit) -> None:
         alone = self.sibling(ASK, limits=replace(self._limits, max_items=1))

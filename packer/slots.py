@@ -122,6 +122,10 @@ class Board:
         """Count from `tally` on again."""
         self.items, self.known, self.counts = tally
 
+    def waits_for(self, key: str) -> bool:
+        """Whether a key has no result yet."""
+        return key in self._waiting
+
     def count_waiting(self) -> int:
         """The texts that have no result yet."""
         return len(self._waiting)

@@ -88,8 +88,8 @@ FLOORS = [
         "recovery",
     }
     | {"refusals", "replies", "sizing"},
-    {"advice", "audit", "books", "cascade", "dialects", "pairs", "pilot", "requests", "steady"},
-    {"votes"},
+    {"advice", "audit", "books", "cascade", "dialects", "leases", "pairs", "pilot", "requests", "steady"},
+    {"lent", "votes"},
     {
         "batch_calls",
         "batches",
@@ -109,7 +109,7 @@ FLOORS = [
     {"job", "lanes"},
     {"columns", "options", "standing", "telling"},
     {"arrow", "auditing", "desk", "intake", "progress", "results"},
-    {"collecting", "voting"},
+    {"borrowing", "collecting", "lender", "voting"},
     {"attempts"},
     {"notebook", "runner", "testing"},
     {"sync"},
