@@ -51,8 +51,8 @@ class Lends(Protocol):
     async def commit(self, worker: int, changes: Sequence[Opened | Closed]) -> list[BaseException | None]:
         """Write `changes`; for each None, or why it is not written."""
 
-    async def leave(self, worker: int, statistics: Statistics | None) -> None:
-        """Go."""
+    async def leave(self, worker: int, statistics: Statistics | None, closed: str | None) -> None:
+        """Go; `closed` says why nothing more may be sent by anybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,7 @@ class LentJournal(Journal):
         self._lender = lender
         self._worker = 0
         self._statistics: Statistics | None = None
+        self._closed: str | None = None
         self._asked: set[str] = set()
         self.job = 0
 
@@ -94,9 +95,9 @@ class LentJournal(Journal):
         await self._lender.tell(self._worker, statistics, ended)
         self._asked.difference_update(ended)
 
-    def ends(self, statistics: Statistics) -> None:
-        """Note how the items stood at the end."""
-        self._statistics = statistics
+    def ends(self, statistics: Statistics, closed: str | None) -> None:
+        """Note how things stood at the end."""
+        self._statistics, self._closed = statistics, closed
 
     async def _write(self) -> None:
         while self._waiting:
@@ -111,7 +112,7 @@ class LentJournal(Journal):
         if self._writer is not None:
             await asyncio.wait([self._writer])
         if self._worker:
-            await self._lender.leave(self._worker, self._statistics)
+            await self._lender.leave(self._worker, self._statistics, self._closed)
 
 
 class BorrowingDesk(Desk):
@@ -126,7 +127,7 @@ class BorrowingDesk(Desk):
         self._log = Log(self._hurry.set)
         self._limiter = LentLimiter(log=self._log)
         self._pacer = LentPacer(log=self._log)
-        self._budget = LentBudget(None if cap is None else Decimal(0), log=self._log)
+        self._budget = LentBudget(cap, log=self._log)
 
     async def open(self, *, abandoned: tuple[Task, str] | None = None) -> None:
         """Come as a worker."""
@@ -159,7 +160,7 @@ class BorrowingDesk(Desk):
     async def end_job(self, number: int, outcome: str, statistics: Statistics) -> None:
         """Note how it ended for this worker."""
         del number, outcome
-        self.journal.ends(statistics)
+        self.journal.ends(statistics, self.account.routes[0].closed)
 
     async def find_waiting(self, task: Task, model: str) -> list[Waiting]:
         """None: batches are collected by a job of one process."""
@@ -190,7 +191,7 @@ class BorrowingDesk(Desk):
             in_flight=job.in_flight,
             wanted=job.in_flight if job.stopped is not None else job.count_ready(),
             heard=self._log.take(now),
-            cap=self._budget.cap,
+            cap=self._budget.lent,
             short=self._budget.short,
             requests=self._pacer.requests,
             tokens=self._pacer.tokens,

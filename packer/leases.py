@@ -100,8 +100,8 @@ class Report:
     `wanted` requests could be in flight, were there room. `heard` is what has ended since the last report, in that
     order. `cap` is the money that it holds in all, spent or not, None for a job without a cap; `short` is the worst
     case of a request for which that is too little, 0 where there is none. `requests` and `tokens` are what it may still
-    send, and `size` is what one request takes of the tokens. `is_proven`: the gateway has answered it. `closed` says
-    why nothing more may be sent by anybody.
+    send, and `size` is what one request takes of the tokens, 0 before the first one. `is_proven`: the gateway has
+    answered it. `closed` says why nothing more may be sent by anybody.
     """
 
     in_flight: int
@@ -212,14 +212,15 @@ class Leases:
         self.closed = self.closed or report.closed
         for heard in report.heard:
             self._hear(heard, now)
-        self._lend_slots(worker, me, now)
-        requests, tokens = self._lend_requests(me, max(1, report.size), now)
         is_final = False
         if report.cap is not None:
             me.lent = to_nano(report.cap)
             is_final = self._lend_money(me)
+        self._lend_slots(worker, me, now)
+        requests, tokens = self._lend_requests(me, report.size, now)
         # who has just got what it was short of is not asked to give it back
-        gives_back = not report.short and any(other.short for other in self._others(me))
+        got_enough = bool(report.short) and not me.short
+        gives_back = not got_enough and any(other.short for other in self._others(me))
         return Lease(
             slots=me.slots,
             frozen=self.limiter.frozen_for(now),
@@ -294,6 +295,8 @@ class Leases:
         # until the gateway has answered somebody, one request tells whether it does
         limit = self.limiter.limit if self._is_proven else 1
         most = 0 if self.closed is not None else min(me.wanted, _share(self._wants(), limit)[worker])
+        if not most and me.wanted and me.slots and not me.in_flight and not me.short and self.closed is None:
+            most = 1  # it got a slot a moment ago, and has not used it yet
         if self.limiter.frozen_for(now):
             # what is not in use is lent anew when it is over, few at a time
             most = min(most, me.in_flight)
@@ -311,7 +314,8 @@ class Leases:
     def _lend_requests(self, me: _Worker, size: int, now: float) -> tuple[int, int]:
         requests = 0
         wanted = me.slots if self._pacer.is_told else 2 * me.slots + _AHEAD
-        while me.slots and (me.requests < wanted or me.tokens < size) and not self._pacer.wait(now, size):
+        may_have = bool(me.slots and size)
+        while may_have and (me.requests < wanted or me.tokens < size) and not self._pacer.wait(now, size):
             self._mark = self._pacer.sent(now, size)
             me.requests += 1
             me.tokens += size
@@ -332,8 +336,10 @@ class Leases:
         free = me.lent - me.booked
         missing = max(0, me.short - free)
         chunk = min(_CHUNK * max(me.largest, me.short), max(0, left) // (2 * len(self._workers)))
-        if free < max(_LOW * me.largest, me.short) and left > 0 and self.closed is None:
-            me.lent += min(left, max(missing, chunk)) if left >= missing else 0
+        # who only wants to be sure of the next requests comes after those who cannot send one
+        may_wait = not me.short and any(other.short for other in self._others(me))
+        if free < max(_LOW * me.largest, me.short) and left >= max(missing, 1) and not may_wait and self.closed is None:
+            me.lent += min(left, max(missing, chunk))
         if not me.short or me.lent - me.booked >= me.short:
             me.short = 0
             return False

@@ -17,7 +17,7 @@ from typing import Any
 
 from packer.account import Account
 from packer.desk import open_account
-from packer.errors import CallError, LeaseLost
+from packer.errors import CallError, LeaseLost, PackerError
 from packer.events import Statistics, statistics_adapter
 from packer.items import MOST_IN_FLIGHT
 from packer.journal import Found, Journal
@@ -48,7 +48,8 @@ class Lender:
 
     def __init__(self, ledger: Path | str | None, terms: Terms) -> None:
         self._terms = terms
-        self._journal = Journal(ledger)
+        self._path = ledger
+        self._journal: Journal
         self._account: Account
         self._leases: Leases
         self._opening: asyncio.Task[None] | None = None
@@ -66,7 +67,11 @@ class Lender:
             raise CallError(f"a lender for this ledger is there, with other terms: {_differences(terms, self._terms)}")
         if self._opening is None:
             self._opening = asyncio.create_task(self._open())
-        await asyncio.shield(self._opening)
+        try:
+            await asyncio.shield(self._opening)
+        except PackerError:
+            self._opening = None  # who comes next may have more luck
+            raise
 
     async def join(self) -> Joined:
         """Come as a new worker."""
@@ -102,9 +107,13 @@ class Lender:
         """Write `changes`, whose attempts have the worker's own numbers; for each None, or why it is not written."""
         return await asyncio.gather(*(self._commit(worker, change) for change in changes), return_exceptions=True)
 
-    async def leave(self, worker: int, statistics: Statistics | None) -> None:
-        """Go, after the last request; what is open still is in doubt. Nothing, where the worker is not here."""
+    async def leave(self, worker: int, statistics: Statistics | None, closed: str | None) -> None:
+        """Go, after the last request; what is open still is in doubt. Nothing, where the worker is not here.
+
+        `closed` as in `Report`.
+        """
         if worker in self._leases:
+            self._leases.closed = self._leases.closed or closed
             if statistics is not None:
                 self._left = [_add_up([*self._left, statistics])]
             await self._drop([worker], "abandoned by its worker")
@@ -155,8 +164,16 @@ class Lender:
             await self._journal.close()
 
     async def _open(self) -> None:
+        self._journal = Journal(self._path)
+        try:
+            await self._journal.open()
+            await self._open_job()
+        except BaseException:
+            await self._journal.close()
+            raise
+
+    async def _open_job(self) -> None:
         terms = self._terms
-        await self._journal.open()
         self._account = await self._journal.ask(
             lambda ledger: open_account(ledger, terms.name, cap=terms.cap, hold=terms.hold)
         )

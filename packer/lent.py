@@ -111,7 +111,7 @@ class LentPacer(Pacer):
         """Use so much more; `mark` is what all workers had sent by now."""
         self.requests += requests
         self.tokens += tokens
-        self._mark, self._hurries = mark, bool(requests)
+        self._mark, self._hurries = mark, bool(requests) or not self.size
 
     def wait(self, now: float, tokens: int) -> float:  # noqa: ARG002  the next lease ends it, whenever that comes
         """0 where a request of so many tokens may leave, else a long time."""
@@ -138,11 +138,20 @@ class LentPacer(Pacer):
 
 @dataclass(slots=True)
 class LentBudget(Budget):
-    """A cap that rises as money is lent, and falls as it is given back; None for a job without one."""
+    """As much as was lent of the job's `cap`: it rises as money is lent, and falls as it is given back."""
 
     log: Log = field(default_factory=Log)
     short: Decimal = field(default=Decimal(0), init=False)
     _hopeless: int | None = field(default=None, init=False)  # so much at once will never come
+
+    def __post_init__(self) -> None:
+        super(LentBudget, self).__post_init__()
+        self._cap = None if self.cap is None else 0
+
+    @property
+    def lent(self) -> Decimal | None:
+        """What was lent in all, spent or not; None for a job without a cap."""
+        return None if self._cap is None else to_usd(self._cap)
 
     def may_grow(self, worst: Decimal) -> bool:
         """Whether there may be room for `worst` later; the next report asks for it."""
@@ -162,7 +171,7 @@ class LentBudget(Budget):
             self._hopeless = to_nano(self.short)
         if lease.gives_back:
             self._cap = min(self._cap, self._settled + self._doubt + self._reserved)
-        self.cap, self.short = to_usd(self._cap), Decimal(0)
+        self.short = Decimal(0)
 
 
 def _give_age(heard: Heard, at: float, now: float) -> Heard:

@@ -26,7 +26,7 @@ PRICE = Price(Decimal("0.15"), Decimal("0.6"))
 
 
 def make_terms(**given: Any) -> Terms:
-    terms = {"cap": None, "hold": False, "concurrency": None, "patience": 5.0}
+    terms: dict[str, Any] = {"cap": None, "hold": False, "concurrency": None, "patience": 5.0}
     return Terms(name_job(TASK, "m", ""), TASK.fingerprint, "m", **(terms | given))
 
 
@@ -67,7 +67,7 @@ class Cluster:
 
     def worker(self, **options: Any) -> Runner:
         """A new worker's runner."""
-        given = {
+        given: dict[str, Any] = {
             "model": "m",
             "transport": self.transport,
             "ledger": Borrowed(self.lender),
