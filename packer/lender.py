@@ -122,6 +122,10 @@ class Lender:
         """Let no worker send anything more."""
         self._leases.closed = self._leases.closed or reason
 
+    def is_used(self) -> bool:
+        """Whether a worker is here."""
+        return bool(list(self._leases))
+
     async def statistics(self) -> Statistics:
         """How the job stands: items as the workers have told last, money as the ledger has it."""
         budget, books = self._account.budget, self._account.earlier

@@ -24,8 +24,11 @@ _Show: TypeAlias = Callable[[Statistics], None]
 _TICK = 0.25  # seconds between two looks at the statistics
 
 
-class _Bar(Protocol):
-    def update(self, now: Statistics) -> None: ...
+class Bar(Protocol):
+    """What shows how a job stands."""
+
+    def update(self, now: Statistics) -> None:
+        """Show it."""
 
 
 def label(
@@ -51,9 +54,9 @@ def label(
     runner = Runner(task, model=model, **options)
     make = functools.partial(_label, runner, items)
     if not progress:
-        return _run(make, None)
-    with _open_bar(len(items) if isinstance(items, Sized) else None) as bar:
-        return _run(make, bar.update)
+        return run(make, None)
+    with open_bar(len(items) if isinstance(items, Sized) else None) as bar:
+        return run(make, bar.update)
 
 
 def choose_task(labels: Any, task: Task | None) -> Task:
@@ -63,7 +66,8 @@ def choose_task(labels: Any, task: Task | None) -> Task:
     return Task(labels) if task is None else task
 
 
-def _open_bar(rows: int | None) -> AbstractContextManager[_Bar]:
+def open_bar(rows: int | None) -> AbstractContextManager[Bar]:
+    """A bar for `rows` items (None: unknown), for a notebook or for a terminal."""
     from packer.notebook import NotebookBar, is_notebook  # noqa: PLC0415  nobody waits for a bar that is not shown
     from packer.progress import Display  # noqa: PLC0415  as above
 
@@ -94,7 +98,7 @@ async def _tick(runner: Runner, show: _Show) -> None:
         await asyncio.sleep(_TICK)
 
 
-def _run(make: Callable[[_Show | None], Coroutine[Any, Any, _T]], show: _Show | None) -> _T:
+def run(make: Callable[[_Show | None], Coroutine[Any, Any, _T]], show: _Show | None) -> _T:
     """The result of what `make` makes; it is told who is shown statistics, and `show` is called in this thread."""
     try:
         asyncio.get_running_loop()

@@ -19,6 +19,7 @@ FACES = {
     "calibration_view",
     "charts",
     "cli",
+    "distributed",
     "doubting",
     "drawing",
     "evaluating",

@@ -340,7 +340,7 @@ def test_who_is_short_gets_it_from_those_who_do_not_use_theirs() -> None:
     meet(leases, 2, second, 0.1)
     assert second.budget.may_grow(Decimal("0.0005"))
     lease = meet(leases, 2, second, 0.2)
-    assert (lease.cap, lease.is_final) == (0, False), "the first one may give back"
+    assert (lease.cap, lease.is_final) == (Decimal(0), False), "the first one may give back"
     assert meet(leases, 1, first, 0.3).gives_back
     assert first.budget.lent == 0
     assert second.budget.may_grow(Decimal("0.0005"))
@@ -418,7 +418,7 @@ def test_what_is_closed_is_closed_for_all_and_nothing_more_is_lent() -> None:
         assert leases.report(worker, proven(cap=Decimal(0)), 0.0).closed is None
     assert leases.report(1, proven(cap=Decimal(0), closed="key refused: 401"), 0.1).closed == "key refused: 401"
     lease = leases.report(2, proven(cap=Decimal(0), short=Decimal("0.0001"), closed="later"), 0.2)
-    assert (lease.closed, lease.slots, lease.requests, lease.cap) == ("key refused: 401", 0, 0, 0)
+    assert (lease.closed, lease.slots, lease.requests, lease.cap) == ("key refused: 401", 0, 0, Decimal(0))
 
 
 def test_a_silent_worker_is_found_and_what_it_had_is_lent_again() -> None:

@@ -1,0 +1,368 @@
+"""The same run over a Ray cluster: one named actor lends, and tasks on any machine label parts by the ordinary loop.
+
+The actor is detached: it outlives whoever has started the job, and who starts it again finds it by the ledger's path.
+The ledger is a file of the machine on which the job was started first. A key is read on each machine from its own
+environment; it never travels. `docs/cluster.md` says when one process is enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from packer.borrowing import Borrowed
+from packer.errors import CallError, LeaseLost, LedgerError, PriceError, StoppedError
+from packer.events import Statistics
+from packer.extras import check_extra
+from packer.items import Item, Result, Status
+from packer.journal import Found
+from packer.leases import Joined, Lease, Report, Terms
+from packer.ledger import Closed, Opened
+from packer.lender import Lender
+from packer.options import read_concurrency, read_item, read_usd
+from packer.packs import PackLimits
+from packer.requests import name_job
+from packer.results import Results
+from packer.runner import DEFAULT_LEDGER, Runner
+from packer.sync import choose_task, open_bar, run
+from packer.task import Task
+from packer.usage import Price
+
+NAMESPACE = "prompt-packer"  # of the actors' names
+PATIENCE = 30.0  # seconds after which a silent worker is lost
+PART = 5_000  # items that one task labels
+_TRIES = 3  # more for a part whose worker has died
+_LOOK = 0.25  # seconds between two looks at what has ended
+_IDLE = 3600.0  # seconds without a worker after which a lender that nobody has closed ends by itself
+
+
+def label(
+    items: Iterable[Item | str],
+    labels: Iterable[str] | Mapping[str, str] | Any = None,
+    *,
+    model: str,
+    task: Task | None = None,
+    workers: int | None = None,
+    part: int = PART,
+    progress: bool = False,
+    **options: Any,
+) -> Results:
+    """As `packer.label`, by tasks of a Ray cluster; `options` are those of `open_job`.
+
+    `workers` and `part` are as in `SharedJob.stream`. Raises what `packer.label` raises.
+    """
+    if isinstance(items, str):
+        raise CallError("expected a list of texts, got one text")
+    items = list(items)
+    with open_job(choose_task(labels, task), model=model, **options) as job:
+        earlier = job.statistics()
+        bar: AbstractContextManager[Any] = open_bar(len(items)) if progress else nullcontext()
+        with bar as shown:
+            show = None if shown is None else shown.update
+            results = list(job.stream(items, workers=workers, part=part, show=show))
+        now = job.statistics()
+    labelled = Results(results, earlier=earlier, statistics=now)
+    if now.stopped is not None or any(result.status is Status.PENDING for result in results):
+        raise StoppedError(now.stopped or next(one.error for one in results if one.error), labelled)
+    return labelled
+
+
+def open_job(
+    task: Task,
+    *,
+    model: str,
+    base_url: str | None = None,
+    ledger: Path | str | None = DEFAULT_LEDGER,
+    job: str = "",
+    limits: PackLimits | None = None,
+    budget_usd: Decimal | float | str | None = None,
+    price: Price | None = None,
+    concurrency: int | None = None,
+    on_doubt: Literal["retry", "hold"] = "retry",
+    seed: int = 0,
+    untrusted: bool = False,
+    confidence: bool = False,
+    patience: float = PATIENCE,
+) -> SharedJob:
+    """A job that many processes label parts of; a context manager that closes it.
+
+    Everything but `patience` is as in `Runner`. `ledger` is a path on this machine; where a lender for it runs already
+    (another driver has started it, and was killed), that one is used. `patience` is how many seconds a worker may be
+    silent before what it has sent is in doubt and what it was asking is asked by others. Connects to Ray, or starts it,
+    where that was not done. Raises `CallError` and `LedgerError`.
+    """
+    check_extra("cluster", {"ray": "ray"}, needed_by="a job over a cluster")
+    terms = Terms(
+        name=name_job(task, model, job),
+        task=task.fingerprint,
+        model=model,
+        cap=None if budget_usd is None else read_usd("budget_usd", budget_usd),
+        hold=on_doubt == "hold",
+        concurrency=read_concurrency(concurrency, model),
+        patience=patience,
+    )
+    options: dict[str, Any] = {"base_url": base_url, "limits": limits, "price": price, "seed": seed}
+    options |= {"untrusted": untrusted, "confidence": confidence, "job": job, "on_doubt": on_doubt}
+    path = None if ledger is None else str(Path(ledger).resolve())
+    shared = SharedJob(task, model, f"lender of {path or terms.name}", options | {"budget_usd": terms.cap})
+    _start_lender(shared.name, path, terms)
+    return shared
+
+
+@dataclass(frozen=True, eq=False)
+class SharedJob:
+    """A job whose items many processes label; it may be sent to any of them, by Ray, Spark or Dask.
+
+    A process that is no part of the Ray cluster connects to it by `ray.init(address=...)` first.
+    """
+
+    task: Task
+    model: str
+    name: str
+    options: Mapping[str, Any]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # the way to the actor is found anew in each process
+        return type(self), (self.task, self.model, self.name, self.options)
+
+    def label(self, items: Iterable[Item | str]) -> list[Result]:
+        """Label `items` in this process, as a part of the job; one result an item, in their order.
+
+        Called again with the same items (an engine repeats what has failed) it pays for nothing that is known. Raises
+        `CallError`, `LedgerError`, and `LeaseLost` where this process was silent for too long: call it again.
+        """
+        given = list(items)
+        return run(lambda _: self._label(given), None)
+
+    def stream(
+        self,
+        items: Iterable[Item | str],
+        *,
+        workers: int | None = None,
+        part: int = PART,
+        show: Callable[[Statistics], None] | None = None,
+    ) -> Iterator[Result]:
+        """One result an item, in the order of `items`, labelled by Ray tasks of `part` items each.
+
+        `workers` parts are labelled at a time, None for as many as the cluster has processors. `show` gets the
+        statistics now and then. A part whose worker dies is labelled again, three times; then its items are pending. A
+        stream that is left before its end stops the job.
+        """
+        import ray  # noqa: PLC0415  an extra
+
+        # one part more than there are workers waits, so that nobody is idle
+        most = 1 + (workers or max(1, int(ray.cluster_resources().get("CPU", 1))))
+        ask = ray.remote(_label_part).options(max_retries=_TRIES, retry_exceptions=[LeaseLost])
+        shared = ray.put(self)
+        parts = _cut(items, part)
+        under_way: deque[tuple[Any, list[Item | str]]] = deque()
+        try:
+            while True:
+                for taken in itertools.islice(parts, most - len(under_way)):
+                    under_way.append((ask.remote(shared, taken), taken))
+                if not under_way:
+                    return
+                yield from self._collect(*under_way[0], show)
+                under_way.popleft()
+        finally:
+            if under_way:
+                self.stop("the stream was left")
+                ray.wait([ref for ref, _ in under_way], num_returns=len(under_way))
+
+    def statistics(self) -> Statistics:
+        """How the job stands, all workers together."""
+        found: Statistics = self._call("statistics")
+        return found
+
+    def stop(self, reason: str) -> None:
+        """Let no worker send anything more: what is in flight is kept, all other items become pending."""
+        self._call("stop", reason)
+
+    def close(self) -> None:
+        """Close the ledger and end the lender, unless workers are at work for somebody else."""
+        import ray  # noqa: PLC0415  an extra
+
+        if self._call("close_unless_used"):
+            ray.kill(self._actor)
+
+    async def _label(self, items: Sequence[Item | str]) -> list[Result]:
+        lender = _Way(self._actor, self.name)
+        async with Runner(self.task, model=self.model, ledger=Borrowed(lender), **self.options) as runner:
+            return [result async for result in runner.stream(items)]
+
+    def _collect(
+        self, ref: Any, items: Sequence[Item | str], show: Callable[[Statistics], None] | None
+    ) -> Iterator[Result]:
+        import ray  # noqa: PLC0415  an extra
+        from ray.exceptions import RayTaskError, WorkerCrashedError  # noqa: PLC0415  as above
+
+        while not ray.wait([ref], timeout=_LOOK)[0]:
+            if show is not None:
+                show(self.statistics())
+        try:
+            yield from ray.get(ref)
+        except RayTaskError as error:
+            raise _cause(error) from None
+        except WorkerCrashedError:
+            why = f"stopped: the process that was to label it died {1 + _TRIES} times"
+            yield from (Result(read_item(item), Status.PENDING, error=why) for item in items)
+
+    @functools.cached_property
+    def _actor(self) -> Any:
+        import ray  # noqa: PLC0415  an extra
+
+        try:
+            return ray.get_actor(self.name, namespace=NAMESPACE)
+        except ValueError:
+            raise _gone(self.name) from None
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        return _ask(self._actor, self.name, method, *arguments)
+
+
+class _LenderActor(Lender):
+    """A lender in a process of its own, which ends by itself where everybody has forgotten it."""
+
+    def __init__(self, ledger: str | None, terms: Terms) -> None:
+        super().__init__(ledger, terms)
+        self._watch: asyncio.Task[None] | None = None
+
+    async def open(self, terms: Terms) -> None:
+        """As a lender's."""
+        await super().open(terms)
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._end_when_idle())
+
+    async def close_unless_used(self) -> bool:
+        """Close, unless a worker is here; whether it did."""
+        if self.is_used():
+            return False
+        await self.close()
+        return True
+
+    async def _end_when_idle(self) -> None:
+        import ray  # noqa: PLC0415  an extra
+
+        used = self._now()
+        while self._now() - used < _IDLE:
+            await asyncio.sleep(_IDLE / 60)
+            if self.is_used():
+                used = self._now()
+        await self.close()
+        ray.actor.exit_actor()
+
+
+class _Way:
+    """The way to a lender in another process."""
+
+    def __init__(self, actor: Any, name: str) -> None:
+        self._actor = actor
+        self._name = name
+
+    async def join(self) -> Joined:
+        joined: Joined = await self._call(self._actor.join.remote())
+        return joined
+
+    async def report(self, worker: int, report: Report) -> Lease:
+        lease: Lease = await self._call(self._actor.report.remote(worker, report))
+        return lease
+
+    async def find(self, worker: int, keys: Sequence[str], *, confidences: bool) -> Found:
+        found: Found = await self._call(self._actor.find.remote(worker, keys, confidences=confidences))
+        return found
+
+    async def tell(self, worker: int, statistics: Statistics, ended: Sequence[str]) -> None:
+        await self._call(self._actor.tell.remote(worker, statistics, ended))
+
+    async def commit(self, worker: int, changes: Sequence[Opened | Closed]) -> list[BaseException | None]:
+        ends: list[BaseException | None] = await self._call(self._actor.commit.remote(worker, changes))
+        return ends
+
+    async def leave(self, worker: int, statistics: Statistics | None, closed: str | None) -> None:
+        await self._call(self._actor.leave.remote(worker, statistics, closed))
+
+    async def _call(self, call: Awaitable[Any]) -> Any:
+        from ray.exceptions import RayActorError, RayTaskError  # noqa: PLC0415  an extra
+
+        try:
+            return await call
+        except RayTaskError as error:
+            raise _cause(error) from None
+        except RayActorError:
+            raise _gone(self._name) from None
+
+
+def _start_lender(name: str, ledger: str | None, terms: Terms) -> None:
+    """Find the lender of this name, or make it, on this machine. Raises as `Lender.open`."""
+    import ray  # noqa: PLC0415  an extra
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415  as above
+
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
+    # num_cpus=0: it waits for a disk and for calls, and must not wait for a processor that tasks have taken
+    actor = (
+        ray.remote(_LenderActor)
+        .options(
+            name=name,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            num_cpus=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
+        )
+        .remote(ledger, terms)
+    )
+    try:
+        _ask(actor, name, "open", terms)
+    except (LedgerError, PriceError):
+        ray.kill(actor)
+        raise
+
+
+def _ask(actor: Any, name: str, method: str, *arguments: Any) -> Any:
+    import ray  # noqa: PLC0415  an extra
+    from ray.exceptions import RayActorError, RayTaskError  # noqa: PLC0415  as above
+
+    try:
+        return ray.get(getattr(actor, method).remote(*arguments))
+    except RayTaskError as error:
+        raise _cause(error) from None
+    except RayActorError:
+        raise _gone(name) from None
+
+
+def _cut(items: Iterable[Item | str], size: int) -> Iterator[list[Item | str]]:
+    source = iter(items)
+    while part := list(itertools.islice(source, size)):
+        yield part
+
+
+def _label_part(job: SharedJob, items: Sequence[Item | str]) -> list[Result]:
+    return job.label(items)
+
+
+def _cause(error: Any) -> BaseException:
+    cause: BaseException = error.cause
+    return cause
+
+
+def _gone(name: str) -> LedgerError:
+    path = name.removeprefix("lender of ")
+    return LedgerError(path, "its lender has ended or its machine is gone; the same call again goes on")
