@@ -8,11 +8,13 @@ environment; it never travels. `docs/cluster.md` says when one process is enough
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
+import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -20,10 +22,11 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from packer.borrowing import Borrowed
+from packer.connections import connect
 from packer.errors import CallError, LeaseLost, LedgerError, PriceError, StoppedError
 from packer.events import Statistics
 from packer.extras import check_extra
-from packer.items import Item, Result, Status
+from packer.items import MOST_IN_FLIGHT, Item, Result, Status
 from packer.journal import Found
 from packer.leases import Joined, Lease, Report, Terms
 from packer.ledger import Closed, Opened
@@ -65,7 +68,7 @@ def label(
     items = list(items)
     with open_job(choose_task(labels, task), model=model, **options) as job:
         earlier = job.statistics()
-        bar: AbstractContextManager[Any] = open_bar(len(items)) if progress else nullcontext()
+        bar: AbstractContextManager[Any] = open_bar(len(items)) if progress else contextlib.nullcontext()
         with bar as shown:
             show = None if shown is None else shown.update
             results = list(job.stream(items, workers=workers, part=part, show=show))
@@ -81,6 +84,8 @@ def open_job(
     *,
     model: str,
     base_url: str | None = None,
+    api_key_env: str | None = None,
+    api_key_file: Path | str | None = None,
     ledger: Path | str | None = DEFAULT_LEDGER,
     job: str = "",
     limits: PackLimits | None = None,
@@ -95,10 +100,11 @@ def open_job(
 ) -> SharedJob:
     """A job that many processes label parts of; a context manager that closes it.
 
-    Everything but `patience` is as in `Runner`. `ledger` is a path on this machine; where a lender for it runs already
-    (another driver has started it, and was killed), that one is used. `patience` is how many seconds a worker may be
-    silent before what it has sent is in doubt and what it was asking is asked by others. Connects to Ray, or starts it,
-    where that was not done. Raises `CallError` and `LedgerError`.
+    `api_key_env` and `api_key_file` say where each machine finds the key, as in `connections.connect`; None for the
+    variable of the gateway's host. `patience` is how many seconds a worker may be silent before what it has sent is in
+    doubt, and what it was asking is asked by others. Everything else is as in `Runner`. `ledger` is a path on this
+    machine; where a lender for it runs already (its driver was killed), that one is used. Connects to Ray, or starts
+    it, where that was not done. Raises `CallError` and `LedgerError`.
     """
     check_extra("cluster", {"ray": "ray"}, needed_by="a job over a cluster")
     terms = Terms(
@@ -110,10 +116,11 @@ def open_job(
         concurrency=read_concurrency(concurrency, model),
         patience=patience,
     )
-    options: dict[str, Any] = {"base_url": base_url, "limits": limits, "price": price, "seed": seed}
-    options |= {"untrusted": untrusted, "confidence": confidence, "job": job, "on_doubt": on_doubt}
+    where = {"base_url": base_url, "api_key_env": api_key_env, "api_key_file": api_key_file}
+    options: dict[str, Any] = {"limits": limits, "price": price, "seed": seed, "job": job, "on_doubt": on_doubt}
+    options |= {"untrusted": untrusted, "confidence": confidence, "budget_usd": terms.cap}
     path = None if ledger is None else str(Path(ledger).resolve())
-    shared = SharedJob(task, model, f"lender of {path or terms.name}", options | {"budget_usd": terms.cap})
+    shared = SharedJob(task, model, f"lender of {path or terms.name}", where, options)
     _start_lender(shared.name, path, terms)
     return shared
 
@@ -122,12 +129,13 @@ def open_job(
 class SharedJob:
     """A job whose items many processes label; it may be sent to any of them, by Ray, Spark or Dask.
 
-    A process that is no part of the Ray cluster connects to it by `ray.init(address=...)` first.
+    A process on a machine of the Ray cluster finds it; any other calls `ray.init(address=...)` first.
     """
 
     task: Task
     model: str
     name: str
+    where: Mapping[str, Any]
     options: Mapping[str, Any]
 
     def __enter__(self) -> Self:
@@ -136,11 +144,12 @@ class SharedJob:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        with contextlib.nullcontext() if kind is None else contextlib.suppress(LedgerError):
+            self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # the way to the actor is found anew in each process
-        return type(self), (self.task, self.model, self.name, self.options)
+        return type(self), (self.task, self.model, self.name, self.where, self.options)
 
     def label(self, items: Iterable[Item | str]) -> list[Result]:
         """Label `items` in this process, as a part of the job; one result an item, in their order.
@@ -183,7 +192,8 @@ class SharedJob:
                 under_way.popleft()
         finally:
             if under_way:
-                self.stop("the stream was left")
+                with contextlib.suppress(LedgerError):  # a lender that is gone has stopped everybody
+                    self.stop("the stream was left")
                 ray.wait([ref for ref, _ in under_way], num_returns=len(under_way))
 
     def statistics(self) -> Statistics:
@@ -203,8 +213,14 @@ class SharedJob:
             ray.kill(self._actor)
 
     async def _label(self, items: Sequence[Item | str]) -> list[Result]:
-        lender = _Way(self._actor, self.name)
-        async with Runner(self.task, model=self.model, ledger=Borrowed(lender), **self.options) as runner:
+        borrowed = Borrowed(_Way(self._actor, self.name))
+        try:
+            transport = connect(self.model, connections=MOST_IN_FLIGHT, **self.where)
+        except CallError as error:
+            # it is this machine that has no key, and not the one on which this is read
+            raise CallError(f"on {socket.gethostname()}: {error}") from None
+        runner = Runner(self.task, model=self.model, transport=transport, ledger=borrowed, **self.options)
+        async with runner:
             return [result async for result in runner.stream(items)]
 
     def _collect(
@@ -228,6 +244,11 @@ class SharedJob:
     def _actor(self) -> Any:
         import ray  # noqa: PLC0415  an extra
 
+        if not ray.is_initialized():
+            try:
+                ray.init(address="auto", log_to_driver=False)
+            except ConnectionError:
+                raise CallError("this process is in no Ray cluster: call ray.init(address=...) first") from None
         try:
             return ray.get_actor(self.name, namespace=NAMESPACE)
         except ValueError:
@@ -251,8 +272,8 @@ class _LenderActor(Lender):
             self._watch = asyncio.create_task(self._end_when_idle())
 
     async def close_unless_used(self) -> bool:
-        """Close, unless a worker is here; whether it did."""
-        if self.is_used():
+        """Close, unless a worker is here that is still alive; whether it did."""
+        if not await self.is_deserted():
             return False
         await self.close()
         return True

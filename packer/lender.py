@@ -26,6 +26,7 @@ from packer.ledger import AttemptState, Closed, Opened
 from packer.limiter import Limiter
 from packer.requests import PARAMETERS
 
+_LOOK = 0.25  # seconds between two looks at who is silent
 # What statistics count of items, and of what was asked for them
 _COUNTS = ("items", "labelled", "failed", "doubt", "pending", "known", "packs", "canaries_asked", "canary_hits")
 
@@ -123,8 +124,16 @@ class Lender:
         self._leases.closed = self._leases.closed or reason
 
     def is_used(self) -> bool:
-        """Whether a worker is here."""
+        """Whether a worker is here, or may be."""
         return bool(list(self._leases))
+
+    async def is_deserted(self) -> bool:
+        """Whether no worker is here; where one may have died, that is waited for."""
+        waited_until = self._now() + self._terms.patience + _LOOK
+        while self.is_used() and self._now() < waited_until:
+            await asyncio.sleep(_LOOK)
+            await self._drop_silent()
+        return not self.is_used()
 
     async def statistics(self) -> Statistics:
         """How the job stands: items as the workers have told last, money as the ledger has it."""

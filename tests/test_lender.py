@@ -415,6 +415,30 @@ def test_a_worker_that_leaves_early_frees_what_it_asked_for_and_doubts_what_it_a
     assert set(cluster.asked().values()) == {1}
 
 
+def test_a_lender_is_deserted_once_a_worker_that_died_is_found_and_not_while_one_is_at_work() -> None:
+    cluster = Cluster(make_terms(patience=3.0, concurrency=1))
+
+    async def work(cluster: Cluster) -> list[tuple[bool, float]]:
+        loop = asyncio.get_running_loop()
+        lender, found = cluster.lender, []
+        task = asyncio.create_task(cluster.label(texts(100)))
+        await asyncio.sleep(1)
+        for _ in range(2):
+            began = loop.time()
+            found.append((await lender.is_deserted(), loop.time() - began))
+        await task
+        await lender.join()  # and is never heard of again
+        began = loop.time()
+        found.append((await lender.is_deserted(), loop.time() - began))
+        found.append((await lender.is_deserted(), loop.time() - began))
+        return found
+
+    (first, waited), (second, _), (third, died), (fourth, later) = cluster.run(work)
+    assert (first, second, third, fourth) == (False, False, True, True)
+    assert 3 <= waited <= 4
+    assert 3 <= died == later <= 4
+
+
 def test_a_lender_that_closes_leaves_nothing_open(tmp_path: Path) -> None:
     cluster = Cluster(make_terms(concurrency=2), tmp_path / "l.db")
 
