@@ -20,6 +20,7 @@ from packer.crew import Crew
 from packer.desk import Desk
 from packer.errors import CallError
 from packer.events import Event, Statistics
+from packer.items import MOST_IN_FLIGHT
 from packer.job import Job
 from packer.journal import Found, Group, Journal
 from packer.leases import Joined, Lease, Report
@@ -189,7 +190,7 @@ class BorrowingDesk(Desk):
     def _make_report(self, job: Job, now: float) -> Report:
         return Report(
             in_flight=job.in_flight,
-            wanted=job.in_flight if job.stopped is not None else job.count_ready(),
+            wanted=job.in_flight if job.stopped is not None else min(MOST_IN_FLIGHT, job.count_ready()),
             heard=self._log.take(now),
             cap=self._budget.lent,
             short=self._budget.short,

@@ -30,7 +30,7 @@ from packer.items import MOST_IN_FLIGHT, Item, Result, Status
 from packer.journal import Found
 from packer.leases import Joined, Lease, Report, Terms
 from packer.ledger import Closed, Opened
-from packer.lender import Lender
+from packer.lender import MOST_IN_CLUSTER, Lender
 from packer.options import read_concurrency, read_item, read_usd
 from packer.packs import PackLimits
 from packer.requests import name_job
@@ -102,7 +102,8 @@ def open_job(
 
     `api_key_env` and `api_key_file` say where each machine finds the key, as in `connections.connect`; None for the
     variable of the gateway's host. `patience` is how many seconds a worker may be silent before what it has sent is in
-    doubt, and what it was asking is asked by others. Everything else is as in `Runner`. `ledger` is a path on this
+    doubt, and what it was asking is asked by others. `concurrency` is that of all workers together. Everything else is
+    as in `Runner`. `ledger` is a path on this
     machine; where a lender for it runs already (its driver was killed), that one is used. Connects to Ray, or starts
     it, where that was not done. Raises `CallError` and `LedgerError`.
     """
@@ -113,7 +114,7 @@ def open_job(
         model=model,
         cap=None if budget_usd is None else read_usd("budget_usd", budget_usd),
         hold=on_doubt == "hold",
-        concurrency=read_concurrency(concurrency, model),
+        concurrency=read_concurrency(concurrency, model, most=MOST_IN_CLUSTER),
         patience=patience,
     )
     where = {"base_url": base_url, "api_key_env": api_key_env, "api_key_file": api_key_file}

@@ -19,13 +19,13 @@ from packer.account import Account
 from packer.desk import open_account
 from packer.errors import CallError, LeaseLost, PackerError
 from packer.events import Statistics, statistics_adapter
-from packer.items import MOST_IN_FLIGHT
 from packer.journal import Found, Journal
 from packer.leases import Joined, Lease, Leases, Report, Terms
 from packer.ledger import AttemptState, Closed, Opened
 from packer.limiter import Limiter
 from packer.requests import PARAMETERS
 
+MOST_IN_CLUSTER = 4096  # requests, of all workers together
 _LOOK = 0.25  # seconds between two looks at who is silent
 # What statistics count of items, and of what was asked for them
 _COUNTS = ("items", "labelled", "failed", "doubt", "pending", "known", "packs", "canaries_asked", "canary_hits")
@@ -193,7 +193,7 @@ class Lender:
         self._began = self._now()
         budget = self._account.budget
         spent = budget.settled + budget.in_doubt + budget.reserved
-        limiter = Limiter(cap=MOST_IN_FLIGHT, fixed=terms.concurrency)
+        limiter = Limiter(cap=MOST_IN_CLUSTER, fixed=terms.concurrency)
         self._leases = Leases(limiter, terms.cap, spent, terms.patience)
         about = {"task": terms.task, "model": terms.model, "parameters": dict(PARAMETERS)}
         self._job = await self._journal.ask(lambda ledger: ledger.start_job(terms.name, about))

@@ -8,7 +8,6 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from packer.batch_files import MOST_LINES
 from packer.cascade import DELTA
 from packer.errors import CallError
 from packer.events import Event
@@ -97,11 +96,10 @@ def read_share(name: str, given: float) -> float:
     return float(given)
 
 
-def read_concurrency(given: int | None, model: str, *, batch: bool = False) -> int | None:
+def read_concurrency(given: int | None, model: str, *, most: int = MOST_IN_FLIGHT) -> int | None:
     """`given` as a fixed limit, None for one that is searched for. Raises `CallError`."""
     if given is None:
         return _LOCAL_IN_FLIGHT if model == "local" else None
-    most = MOST_LINES if batch else MOST_IN_FLIGHT
     if not 1 <= given <= most:
         raise CallError(f"concurrency: expected 1 to {most}, or None to search for it, got {given!r}")
     return given

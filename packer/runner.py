@@ -20,6 +20,7 @@ from packer.account import Account, Route
 from packer.attempts import Attempts
 from packer.audit import MAX_DISAGREEMENT, Audit, AuditResult
 from packer.auditing import ASK, Auditor, make_audit
+from packer.batch_files import MOST_LINES
 from packer.batches import BatchTransport
 from packer.borrowing import Borrowed, BorrowingDesk
 from packer.canaries import find_canaries
@@ -111,7 +112,7 @@ class Runner:
         self._given_concurrency = concurrency
         self._batch = batch if transport is None else isinstance(transport, BatchTransport)
         self._abandons = abandon_batches
-        self._concurrency = read_concurrency(concurrency, model, batch=self._batch)
+        self._concurrency = read_concurrency(concurrency, model, most=MOST_LINES if self._batch else MOST_IN_FLIGHT)
         self._on_doubt = on_doubt
         self._seed = seed
         self._linger = linger
