@@ -103,9 +103,8 @@ def open_job(
     `api_key_env` and `api_key_file` say where each machine finds the key, as in `connections.connect`; None for the
     variable of the gateway's host. `patience` is how many seconds a worker may be silent before what it has sent is in
     doubt, and what it was asking is asked by others. `concurrency` is that of all workers together. Everything else is
-    as in `Runner`. `ledger` is a path on this
-    machine; where a lender for it runs already (its driver was killed), that one is used. Connects to Ray, or starts
-    it, where that was not done. Raises `CallError` and `LedgerError`.
+    as in `Runner`. `ledger` is a path on this machine; where a lender for it runs already (its driver was killed), that
+    one is used. Connects to Ray, or starts it, where that was not done. Raises `CallError` and `LedgerError`.
     """
     check_extra("cluster", {"ray": "ray"}, needed_by="a job over a cluster")
     terms = Terms(
@@ -156,7 +155,7 @@ class SharedJob:
         """Label `items` in this process, as a part of the job; one result an item, in their order.
 
         Called again with the same items (an engine repeats what has failed) it pays for nothing that is known. Raises
-        `CallError`, `LedgerError`, and `LeaseLost` where this process was silent for too long: call it again.
+        `CallError`, `LedgerError`, and `errors.LeaseLost` where this process was silent for too long: call it again.
         """
         given = list(items)
         return run(lambda _: self._label(given), None)

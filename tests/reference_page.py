@@ -109,6 +109,9 @@ def write_python() -> str:
     lines += [*_links(packer.__all__), ""]
     for name in packer.__all__:
         lines += [f"## {name}", "", *_Module(packer._HOME_OF[name]).describe(name)]
+    lines += ["# packer.distributed", "", "Over a Ray cluster (extra `cluster`): [cluster.md](cluster.md).", ""]
+    for name in ("label", "open_job", "SharedJob"):
+        lines += [f"## distributed.{name}", "", *_Module("distributed").describe(name)]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -22,6 +22,7 @@ QUOTED = re.compile(rf"`{_COMMAND}\s[^`]*)`")
 FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 # what pages say of other programs
 FOREIGN = {"--help", "--version", "--api-key", "--ctx-size", "--kv-unified", "--max-model-len", "--parallel"}
+FOREIGN |= {"--address", "--head"}  # Ray's
 
 
 def read(page: Path) -> str:
