@@ -233,7 +233,6 @@ class Lender:
             self._sent[worker, change.attempt] = sent
             raise
         self._book(worker, sent, change, was_lost=was_lost)
-        self._free(worker, change.answers)
 
     def _book(self, worker: int, sent: _Sent, change: Closed, *, was_lost: bool) -> None:
         budget, books, reserve = self._account.budget, self._account.earlier, sent.reserve or Decimal(0)

@@ -5,6 +5,7 @@ import contextlib
 import pickle
 import random
 from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -92,6 +93,50 @@ def test_a_text_that_one_worker_could_not_get_labelled_is_asked_by_the_next_whic
     assert states(first) == states(second) == {"labelled": 20, "failed": 1}
     assert cluster.asked()["poison"] == 2
     assert {count for text, count in cluster.asked().items() if text != "poison"} == {1}
+
+
+def test_two_workers_that_wait_for_a_text_that_the_other_could_not_get_labelled_do_not_wait_for_ever() -> None:
+    def fault(prompt: Prompt, number: int) -> TransportError | None:
+        return TransportError(Failure.BAD_REQUEST, "400: no") if "poison" in prompt.user else None
+
+    cluster = Cluster(charge=Decimal("0.00001"), fault=fault, limits=PackLimits(1))
+
+    async def feed(*texts: str) -> AsyncIterator[str]:
+        for text in texts:
+            yield text
+            await asyncio.sleep(1.5)
+
+    async def label(*texts: str) -> list[Result]:
+        async with cluster.worker() as runner:
+            return [result async for result in runner.stream(feed(*texts))]
+
+    async def work(cluster: Cluster) -> list[list[Result]]:
+        async with asyncio.timeout(60):
+            first, second = label("fine", "poison a", "poison b"), label("good", "poison b", "poison a")
+            return list(await asyncio.gather(first, second))
+
+    first, second = cluster.run(work)
+    assert states(first) == states(second) == {"labelled": 1, "failed": 2}
+
+
+def test_a_lender_forgets_what_has_ended() -> None:
+    cluster = Cluster()
+
+    async def work(cluster: Cluster) -> None:
+        for some in parts(texts(400), 4):
+            await cluster.label(some)
+            lender = cluster.lender
+            assert (lender._askers, lender._sent, lender._told, len(lender._left)) == ({}, {}, {}, 1)
+            assert list(lender._leases) == []
+        async with cluster.worker() as runner:
+            stream = runner.stream(texts(800)[400:])
+            for _ in range(300):
+                await anext(stream)
+            await asyncio.sleep(2)
+            assert len(cluster.lender._askers) <= 100
+            await stream.aclose()
+
+    cluster.run(work)
 
 
 @pytest.mark.parametrize("concurrency", [1, 2, 5, 20])
