@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from packer.usage import to_nano, to_usd
+from packer.usage import floor_nano, to_nano, to_usd
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Budget:
     _reserved: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._cap = None if self.cap is None else int(self.cap * 1_000_000_000)  # rounded down: a cap is never passed
+        self._cap = None if self.cap is None else floor_nano(self.cap)
         self._settled = to_nano(self.spent)
         self._doubt = to_nano(self.doubt)
         self._reserved = to_nano(self.waiting)

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from packer.exchange import Buckets
 from packer.limiter import Limiter
 from packer.pacing import Mark, Pacer
-from packer.usage import to_nano, to_usd
+from packer.usage import floor_nano, to_nano, to_usd
 
 _EVERY = 0.1  # seconds between two reports of a worker
 _SOON = 0.02  # of one that has nothing, and wants something
@@ -331,8 +331,7 @@ class Leases:
     def _lend_money(self, me: _Worker) -> bool:
         """Lend money for the next requests; whether no more will ever come for one that is short of it."""
         assert self.cap is not None, "it reports a cap"
-        cap = int(self.cap * 1_000_000_000)  # rounded down: it is never passed
-        left = cap - self._spent - sum(worker.money for worker in self._workers.values())
+        left = floor_nano(self.cap) - self._spent - sum(worker.money for worker in self._workers.values())
         free = me.lent - me.booked
         missing = max(0, me.short - free)
         chunk = min(_CHUNK * max(me.largest, me.short), max(0, left) // (2 * len(self._workers)))

@@ -1,15 +1,17 @@
 """Tokens and money: `Decimal` USD outside, whole nano-USD inside, and unknown is never zero.
 
-Costs that bound are rounded up to the next nano-USD, so that a sum of reserves is never below the sum of charges.
+Costs that bound are rounded up to the next nano-USD, so that a sum of reserves is never below the sum of charges. They
+are reckoned in a context of their own: how many digits the caller's code works with is its own matter.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, Context, Decimal, localcontext
 
 NANO = Decimal(1_000_000_000)
 _MILLION = Decimal(1_000_000)
+_EXACT = Context(prec=60, traps=[])
 # No single request costs a million dollars: a larger amount is an error or an attack on the books, and is not known
 MOST_USD = Decimal(1_000_000)
 
@@ -57,9 +59,10 @@ def cost(usage: Usage, price: Price) -> Decimal:
     """The USD that `usage` costs at `price`, exactly."""
     cached = min(usage.cached_input_tokens, usage.input_tokens)
     cached_price = price.input if price.cached_input is None else price.cached_input
-    return (
-        (usage.input_tokens - cached) * price.input + cached * cached_price + usage.output_tokens * price.output
-    ) / _MILLION
+    with localcontext(_EXACT):
+        return (
+            (usage.input_tokens - cached) * price.input + cached * cached_price + usage.output_tokens * price.output
+        ) / _MILLION
 
 
 def is_amount(usd: Decimal) -> bool:
@@ -69,12 +72,17 @@ def is_amount(usd: Decimal) -> bool:
 
 def to_nano(usd: Decimal) -> int:
     """`usd` in whole nano-USD, rounded up."""
-    return int((usd * NANO).to_integral_value(ROUND_CEILING))
+    return int(_EXACT.multiply(usd, NANO).to_integral_value(ROUND_CEILING))
+
+
+def floor_nano(usd: Decimal) -> int:
+    """`usd` in whole nano-USD, rounded down: a cap is never passed."""
+    return int(_EXACT.multiply(usd, NANO))
 
 
 def to_usd(nano: int) -> Decimal:
     """Whole nano-USD as exact USD."""
-    return Decimal(nano) / NANO
+    return _EXACT.divide(Decimal(nano), NANO)
 
 
 def format_price(usd: Decimal) -> str:

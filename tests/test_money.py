@@ -1,7 +1,7 @@
 """Law 4: settled + in doubt + reserved never passes the cap. And estimates: what the next request will take."""
 
 import random
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, localcontext
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from packer.budget import Budget
 from packer.estimates import AnswerAllowance, TokenScale
 from packer.sizing import PackSizer
-from packer.usage import Price, Usage, cost, format_usd, to_nano, to_usd
+from packer.usage import Price, Usage, cost, floor_nano, format_usd, to_nano, to_usd
 
 USD = st.decimals("0", "2", places=12)
 
@@ -69,6 +69,14 @@ def test_cached_tokens_without_a_price_of_their_own_cost_what_others_do() -> Non
 @given(USD)
 def test_money_in_whole_nanodollars_is_never_below_the_money(usd: Decimal) -> None:
     assert usd <= to_usd(to_nano(usd)) < usd + Decimal("1e-9")
+
+
+@given(USD, st.integers(1, 6))
+def test_money_does_not_hang_on_how_many_digits_the_caller_works_with(usd: Decimal, digits: int) -> None:
+    price, usage = Price(Decimal("0.15"), Decimal("0.6")), Usage(123_457, 77)
+    exact = (to_nano(usd), floor_nano(usd), to_usd(123_456_789), cost(usage, price), Budget(usd)._cap)
+    with localcontext(Context(prec=digits, traps=[Inexact])):
+        assert (to_nano(usd), floor_nano(usd), to_usd(123_456_789), cost(usage, price), Budget(usd)._cap) == exact
 
 
 def test_usages_add_up() -> None:
