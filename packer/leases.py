@@ -274,19 +274,13 @@ class Leases:
             return
         limiter, held = self.limiter, self._count_held()
         limiter.may_send(at, held)
-        match heard:
-            case Success():
-                limiter.succeeded(at, seconds=heard.seconds, output_tokens=heard.output_tokens)
-            case Refusal():
-                limiter.refused(
-                    at,
-                    seconds=heard.seconds,
-                    in_flight=self.in_flight,
-                    retry_after=heard.retry_after,
-                    jitter=heard.jitter,
-                )
-            case Trouble():
-                limiter.failed(at, seconds=heard.seconds, jitter=heard.jitter)
+        if isinstance(heard, Success):
+            limiter.succeeded(at, seconds=heard.seconds, output_tokens=heard.output_tokens)
+        elif isinstance(heard, Trouble):
+            limiter.failed(at, seconds=heard.seconds, jitter=heard.jitter)
+        else:
+            flying, wait = self.in_flight, heard.retry_after
+            limiter.refused(at, seconds=heard.seconds, in_flight=flying, retry_after=wait, jitter=heard.jitter)
 
     def _count_held(self) -> int:
         return sum(worker.holds for worker in self._workers.values())
@@ -304,7 +298,7 @@ class Leases:
         others = self._count_held() - me.holds
         while me.slots < most and others + me.slots < limit and self.limiter.may_send(now, others + me.holds):
             me.slots += 1
-            if limit < len(self._workers):
+            if limit < sum(1 for one in self._workers.values() if one.wanted):
                 # not enough for all: who has one now comes last the next time
                 self._workers[worker] = self._workers.pop(worker)
 

@@ -38,6 +38,7 @@ def cluster() -> Iterator[None]:
         for name, value in environment.items():
             patch.setenv(name, value)  # workers inherit it; a key does not travel
         ray.init(
+            "local",
             num_cpus=3,
             include_dashboard=False,
             log_to_driver=False,

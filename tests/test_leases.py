@@ -374,6 +374,14 @@ def test_no_more_will_come_only_where_nobody_has_anything_that_can_come_back() -
     assert meet(leases, 2, second, 0.7).cap == Decimal("0.0003")
 
 
+def test_who_is_short_hurries_once_and_asks_for_what_it_needs_last() -> None:
+    hurried: list[int] = []
+    budget = LentBudget(CAP, log=Log(lambda: hurried.append(1)))
+    assert budget.may_grow(Decimal("0.0002"))
+    assert budget.may_grow(Decimal("0.0001"))
+    assert (len(hurried), budget.short, budget.lent) == (1, Decimal("0.0001"), Decimal(0))
+
+
 def test_a_request_for_which_nothing_was_lent_is_refused() -> None:
     leases = lender(cap=CAP)
     leases.join(1, 0.0)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pickle
 import socket
 import sqlite3
 import stat
@@ -994,3 +995,8 @@ class LedgerAgainstDictionary(RuleBasedStateMachine):
 
 TestLedgerAgainstDictionary = LedgerAgainstDictionary.TestCase
 TestLedgerAgainstDictionary.settings = settings(max_examples=30, stateful_step_count=20)
+
+
+def test_errors_of_a_ledger_cross_to_another_process() -> None:
+    error = pickle.loads(pickle.dumps(LedgerFull("/data/l.db", "the disk is full")))
+    assert (type(error), str(error), error.path) == (LedgerFull, "ledger /data/l.db: the disk is full", "/data/l.db")

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import pickle
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -562,11 +561,6 @@ def test_a_ledger_that_is_in_use_is_told_to_whoever_opens_the_lender(tmp_path: P
 
     with Ledger(tmp_path / "l.db"):
         FakeClock().run(open_it())
-
-
-def test_errors_of_a_ledger_cross_to_another_process() -> None:
-    error = pickle.loads(pickle.dumps(LedgerFull("/data/l.db", "the disk is full")))
-    assert (type(error), str(error), error.path) == (LedgerFull, "ledger /data/l.db: the disk is full", "/data/l.db")
 
 
 def test_a_full_disk_ends_the_part_and_what_is_in_flight_is_kept(tmp_path: Path) -> None:

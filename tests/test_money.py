@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from packer.books import Books
 from packer.budget import Budget
 from packer.estimates import AnswerAllowance, TokenScale
 from packer.sizing import PackSizer
@@ -77,6 +78,22 @@ def test_money_does_not_hang_on_how_many_digits_the_caller_works_with(usd: Decim
     exact = (to_nano(usd), floor_nano(usd), to_usd(123_456_789), cost(usage, price), Budget(usd)._cap)
     with localcontext(Context(prec=digits, traps=[Inexact])):
         assert (to_nano(usd), floor_nano(usd), to_usd(123_456_789), cost(usage, price), Budget(usd)._cap) == exact
+
+
+def test_a_fate_that_comes_to_be_known_leaves_no_doubt() -> None:
+    budget, books, reserve = Budget(Decimal(1)), Books(unpriced=2), Decimal("0.3")
+    budget.reserve(reserve)
+    budget.hold(reserve)
+    for priced in (True, False):
+        books.doubted(texts=20, priced=priced)
+    assert (budget.in_doubt, books.doubt_requests, books.doubt_texts, books.unpriced) == (reserve, 2, 40, 3)
+    budget.reopen(reserve)
+    assert (budget.in_doubt, budget.reserved) == (0, reserve)
+    budget.settle(reserve, Decimal("0.1"))
+    for priced in (True, False):
+        books.reopened(texts=20, priced=priced)
+    assert (budget.settled, budget.reserved) == (Decimal("0.1"), 0)
+    assert (books.doubt_requests, books.doubt_texts, books.unpriced) == (0, 0, 2)
 
 
 def test_usages_add_up() -> None:
