@@ -298,9 +298,9 @@ class Leases:
         others = self._count_held() - me.holds
         while me.slots < most and others + me.slots < limit and self.limiter.may_send(now, others + me.holds):
             me.slots += 1
-            if limit < sum(1 for one in self._workers.values() if one.wanted):
-                # not enough for all: who has one now comes last the next time
-                self._workers[worker] = self._workers.pop(worker)
+        if me.slots and limit < sum(1 for one in self._workers.values() if one.wanted):
+            # not enough for all: who has one now comes last the next time
+            self._workers[worker] = self._workers.pop(worker)
 
     def _wants(self) -> dict[int, int]:
         return {worker: one.wanted for worker, one in self._workers.items()}

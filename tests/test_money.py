@@ -88,11 +88,11 @@ def test_a_fate_that_comes_to_be_known_leaves_no_doubt() -> None:
         books.doubted(texts=20, priced=priced)
     assert (budget.in_doubt, books.doubt_requests, books.doubt_texts, books.unpriced) == (reserve, 2, 40, 3)
     budget.reopen(reserve)
-    assert (budget.in_doubt, budget.reserved) == (0, reserve)
+    assert (budget.in_doubt, budget.reserved) == (Decimal(0), reserve)
     budget.settle(reserve, Decimal("0.1"))
     for priced in (True, False):
         books.reopened(texts=20, priced=priced)
-    assert (budget.settled, budget.reserved) == (Decimal("0.1"), 0)
+    assert (budget.settled, budget.reserved) == (Decimal("0.1"), Decimal(0))
     assert (books.doubt_requests, books.doubt_texts, books.unpriced) == (0, 0, 2)
 
 
