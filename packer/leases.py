@@ -100,7 +100,7 @@ class Report:
     `wanted` requests could be in flight, were there room. `heard` is what has ended since the last report, in that
     order. `cap` is the money that it holds in all, spent or not, None for a job without a cap; `short` is the worst
     case of a request for which that is too little, 0 where there is none. `requests` and `tokens` are what it may still
-    send, and `size` is what one request takes of the tokens, 0 before the first one. `is_proven`: the gateway has
+    send, and `size` is what the next request takes of the tokens, 0 before the first one. `is_proven`: the gateway has
     answered it. `closed` says why nothing more may be sent by anybody.
     """
 
@@ -306,15 +306,20 @@ class Leases:
         return {worker: one.wanted for worker, one in self._workers.items()}
 
     def _lend_requests(self, me: _Worker, size: int, now: float) -> tuple[int, int]:
-        requests = 0
+        requests = tokens = 0
         wanted = me.slots if self._pacer.is_told else 2 * me.slots + _AHEAD
         may_have = bool(me.slots and size)
-        while may_have and (me.requests < wanted or me.tokens < size) and not self._pacer.wait(now, size):
-            self._mark = self._pacer.sent(now, size)
+        while may_have and (me.requests < wanted or me.tokens < size):
+            # tokens that earlier requests did not take are for this one: else they add up, and the bucket looks empty
+            more = min(size, max(0, (me.requests + 1) * size - me.tokens))
+            if self._pacer.wait(now, more):
+                break
+            self._mark = self._pacer.sent(now, more)
             me.requests += 1
-            me.tokens += size
+            me.tokens += more
             requests += 1
-        return requests, requests * size
+            tokens += more
+        return requests, tokens
 
     def _find_mark(self, now: float) -> Mark:
         # what is lent and not used has not left

@@ -103,7 +103,7 @@ class LentPacer(Pacer):
     log: Log = field(default_factory=Log)
     requests: int = field(default=0, init=False)
     tokens: int = field(default=0, init=False)
-    size: int = field(default=0, init=False)  # tokens of the largest request so far
+    size: int = field(default=0, init=False)  # tokens of the request that was to leave last
     _mark: Mark = field(default=Mark(0.0, 0, 0, 0), init=False)
     _hurries: bool = field(default=True, init=False)  # not again where the last lease gave nothing
 
@@ -115,7 +115,7 @@ class LentPacer(Pacer):
 
     def wait(self, now: float, tokens: int) -> float:  # noqa: ARG002  the next lease ends it, whenever that comes
         """0 where a request of so many tokens may leave, else a long time."""
-        self.size = max(self.size, tokens)
+        self.size = tokens
         if self.requests >= 1 and self.tokens >= tokens:
             return 0.0
         if self._hurries:

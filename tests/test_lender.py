@@ -285,6 +285,39 @@ def test_workers_share_what_a_bucket_gives() -> None:
     assert seconds < 1.3 * (200 - 60)
 
 
+class Tokens(FakeTransport):
+    """A gateway with a bucket of tokens, from which it takes input and `max_tokens`."""
+
+    size = left = 60_000.0
+    at = 0.0
+    refused = 0
+
+    async def send(self, prompt: Prompt, *, deadline: float) -> Reply:
+        now = asyncio.get_running_loop().time()
+        self.left, self.at = min(self.size, self.left + (now - self.at) * self.size / 60), now
+        need = len(prompt.system + prompt.user) // 4 + prompt.max_tokens
+        if self.left < need:
+            self.refused += 1
+            raise TransportError(Failure.RATE_LIMITED, "429", status=429)
+        self.left -= need
+        buckets = Buckets(tokens=Bucket(self.size, int(self.left)))
+        return replace(await super().send(prompt, deadline=deadline), buckets=buckets)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_what_a_small_request_leaves_of_the_tokens_that_were_lent_is_lent_again(workers: int) -> None:
+    cluster = Cluster(charge=Decimal("0.00001"))
+    cluster.transport = Tokens(TASK, parity)
+    given_texts = [text + " word" * 400 * (number % 40 == 0) for number, text in enumerate(texts(3000))]
+
+    async def work(cluster: Cluster) -> list[Result]:
+        async with asyncio.timeout(1.3 * 60):  # one process takes a minute
+            return await gather(cluster, given_texts, workers)
+
+    assert states(cluster.run(work)) == {"labelled": 3000}
+    assert cluster.transport.refused == 0
+
+
 # Workers that are lost
 
 
