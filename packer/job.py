@@ -415,7 +415,8 @@ class Job:
 
     def _follow(self, step: Step, rest: Pack, record: PackRecord, *, attempt: int, now: float) -> None:
         if isinstance(step, recovery.Stop):
-            if step.everybody:
+            # where the one who leads gives up, others who ask this model by another process give up, too
+            if step.everybody or self.leads:
                 self.account.close(self.route, step.reason)
             else:
                 self.stop(step.reason)

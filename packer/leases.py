@@ -298,8 +298,9 @@ class Leases:
         others = self._count_held() - me.holds
         while me.slots < most and others + me.slots < limit and self.limiter.may_send(now, others + me.holds):
             me.slots += 1
-        if me.slots and limit < sum(1 for one in self._workers.values() if one.wanted):
-            # not enough for all: who has one now comes last the next time
+        if self._is_proven and me.slots and limit < sum(1 for one in self._workers.values() if one.wanted):
+            # not enough for all: who has one now comes last the next time; but one alone finds out whether the gateway
+            # answers, or each would need its own three refusals
             self._workers[worker] = self._workers.pop(worker)
 
     def _wants(self) -> dict[int, int]:

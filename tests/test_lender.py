@@ -202,6 +202,21 @@ def test_a_refused_key_is_told_by_one_request_and_stops_all() -> None:
     assert {result.error for result in results} == {"stopped: key refused: 401: no such key"}
 
 
+@pytest.mark.parametrize(
+    ("failure", "most"), [(Failure.BAD_REQUEST, 3), (Failure.MALFORMED, 2), (Failure.OVERLOADED, 8), (Failure.LOST, 5)]
+)
+def test_what_stops_one_worker_stops_all_and_those_who_come_later(failure: Failure, most: int) -> None:
+    cluster = Cluster(fault=lambda prompt, number: TransportError(failure, "no"))
+
+    async def work(cluster: Cluster) -> list[Result]:
+        together = await gather(cluster, texts(400), 4)
+        return [*together, *await cluster.label(texts(500)[400:])]
+
+    results = cluster.run(work)
+    assert states(results) == {"pending": 500}
+    assert len(cluster.transport.prompts) == most, "as many as one process asks"
+
+
 def test_a_key_that_is_refused_in_mid_job_stops_all_and_what_was_bought_is_kept(tmp_path: Path) -> None:
     def fault(prompt: Prompt, number: int) -> TransportError | None:
         return TransportError(Failure.QUOTA, "402: the account is empty") if number > 30 else None
