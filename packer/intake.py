@@ -131,7 +131,8 @@ class Intake:
     async def _wait_for(self, elsewhere: Mapping[str, str]) -> None:
         while elsewhere:
             await asyncio.sleep(_ELSEWHERE)
-            elsewhere = await self._recall(elsewhere)
+            left = self._job.board.drop_unwanted(elsewhere)
+            elsewhere = await self._recall({key: text for key, text in elsewhere.items() if key not in left})
 
     def _take_back(self, slot: Slot) -> None:
         if slot in self._lingering:

@@ -507,6 +507,25 @@ def test_a_worker_that_leaves_early_frees_what_it_asked_for_and_doubts_what_it_a
     assert set(cluster.asked().values()) == {1}
 
 
+def test_a_worker_that_is_left_does_not_wait_for_what_others_ask() -> None:
+    cluster = Cluster(make_terms(concurrency=1), seconds=60.0)
+
+    async def work(cluster: Cluster) -> tuple[float, list[Result]]:
+        loop = asyncio.get_running_loop()
+        asks = asyncio.create_task(cluster.label(texts(100)))
+        await asyncio.sleep(1)
+        waits = asyncio.create_task(cluster.label(texts(100)))
+        await asyncio.sleep(1)
+        waits.cancel()
+        began = loop.time()
+        await asyncio.wait([waits])
+        return loop.time() - began, await asks
+
+    seconds, results = cluster.run(work)
+    assert seconds < 1
+    assert states(results) == {"labelled": 100}
+
+
 def test_a_lender_is_deserted_once_a_worker_that_died_is_found_and_not_while_one_is_at_work() -> None:
     cluster = Cluster(make_terms(patience=3.0, concurrency=1))
 
