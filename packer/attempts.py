@@ -8,7 +8,7 @@ from collections.abc import Callable
 from packer import failpoints
 from packer.collecting import Collector, Sender
 from packer.crew import Crew
-from packer.errors import LedgerFull, StillWaiting, TransportError
+from packer.errors import LedgerFull, StillWaiting, StoppedError, TransportError
 from packer.events import AttemptStarted, CanaryHit, Event
 from packer.exchange import Reply
 from packer.job import Job
@@ -50,6 +50,11 @@ class Attempts:
             # nothing more may leave; what is in flight still has its room in the ledger, and is waited for
             self._crew.keep(error)
             self._job.withdraw(request, str(error))
+            self._account.wake()
+            return
+        except StoppedError as error:
+            # another worker of the job has met what stops all of them
+            self._job.withdraw(request, error.reason)
             self._account.wake()
             return
         if self._job.stopped is not None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol
 
@@ -116,6 +116,18 @@ class LentJournal(Journal):
             await self._lender.leave(self._worker, self._statistics, self._closed)
 
 
+@dataclass(slots=True, eq=False)
+class _LentAccount(Account):
+    """What closes it is told to the lender at once, and by the lender to all."""
+
+    log: Log = field(default_factory=Log)
+
+    def close(self, route: Route, reason: str) -> None:
+        """As an account's."""
+        super(_LentAccount, self).close(route, reason)
+        self.log.hurry()
+
+
 class BorrowingDesk(Desk):
     """As `Desk`, with what `lender` lends. It has no place for batches, nor for those who ask in another way."""
 
@@ -135,7 +147,7 @@ class BorrowingDesk(Desk):
         if abandoned is not None:
             raise CallError("abandon_batches: expected a job of one process")
         await self.journal.open()
-        self.account = Account(self._budget, Books(), attempt=1)
+        self.account = _LentAccount(self._budget, Books(), attempt=1, log=self._log)
 
     def admit(self, task: Task, model: str, ask: str, undo: AsyncExitStack) -> None:
         """Let the main runner in, and nobody else."""

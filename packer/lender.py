@@ -17,7 +17,7 @@ from typing import Any
 
 from packer.account import Account
 from packer.desk import open_account
-from packer.errors import CallError, LeaseLost, PackerError
+from packer.errors import CallError, LeaseLost, PackerError, StoppedError
 from packer.events import Statistics, statistics_adapter
 from packer.journal import Found, Journal
 from packer.leases import Joined, Lease, Leases, Report, Terms
@@ -206,6 +206,8 @@ class Lender:
 
     async def _commit_opened(self, worker: int, change: Opened) -> None:
         self._check(worker)
+        if self._leases.closed is not None:
+            raise StoppedError(self._leases.closed)  # it is on its way to this worker, too
         if not self._leases.opened(worker, change.reserve):
             raise LeaseLost(f"worker {worker} was lent no money for a request of {change.reserve} USD at worst")
         reserve = change.reserve or Decimal(0)

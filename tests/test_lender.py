@@ -234,6 +234,21 @@ def test_a_key_that_is_refused_in_mid_job_stops_all_and_what_was_bought_is_kept(
         assert ledger.statistics().answers == 300
 
 
+def test_nothing_leaves_once_a_refusal_is_known_but_what_was_in_flight() -> None:
+    sent_by_then: list[int] = []
+
+    def fault(prompt: Prompt, number: int) -> TransportError | None:
+        if number <= 500:
+            return None
+        sent_by_then.append(len(cluster.transport.prompts))
+        return TransportError(Failure.QUOTA, "402: the account is empty")
+
+    cluster = Cluster(make_terms(concurrency=40), fault=fault, seconds=0.05)
+    results = cluster.run(lambda cluster: gather(cluster, texts(20_000), 8))
+    assert states(results) == {"labelled": 5000, "pending": 15_000}
+    assert len(cluster.transport.prompts) == sent_by_then[0]
+
+
 def test_a_stop_reaches_every_worker() -> None:
     cluster = Cluster(make_terms(concurrency=3))
 
