@@ -208,9 +208,10 @@ class Lender:
         self._check(worker)
         if self._leases.closed is not None:
             raise StoppedError(self._leases.closed)  # it is on its way to this worker, too
-        if not self._leases.opened(worker, change.reserve):
-            raise LeaseLost(f"worker {worker} was lent no money for a request of {change.reserve} USD at worst")
         reserve = change.reserve or Decimal(0)
+        # a charge over its reserve may have taken what was lent to others
+        if not self._account.budget.has_room(reserve) or not self._leases.opened(worker, change.reserve):
+            raise LeaseLost(f"worker {worker} was lent no money for a request of {change.reserve} USD at worst")
         self._account.budget.reserve(reserve)
         sent = _Sent(self._account.next_attempt(), change.keys, change.reserve)
         self._sent[worker, change.attempt] = sent

@@ -18,9 +18,9 @@ from workers import PRICE, Cluster, gather, make_terms, parts
 
 from packer.borrowing import Borrowed
 from packer.errors import CallError, Failure, LeaseLost, LedgerError, LedgerFull, PriceError, TransportError
-from packer.exchange import Bucket, Buckets, Prompt, Reply
+from packer.exchange import Bucket, Buckets, Charge, ChargeSource, Prompt, Reply
 from packer.items import Result, Status
-from packer.leases import Joined, Terms
+from packer.leases import Joined, Report, Terms
 from packer.ledger import AttemptState, Closed, Ledger, Opened
 from packer.lender import Lender
 from packer.options import Doubt
@@ -685,6 +685,26 @@ def test_a_worker_cannot_spend_what_it_was_not_lent_nor_close_what_it_did_not_op
         await lender.leave(99, None, None)
 
     Cluster(make_terms(cap=Decimal(1))).run(work)
+
+
+def test_money_that_a_charge_over_its_reserve_has_taken_is_lent_to_nobody() -> None:
+    async def work(cluster: Cluster) -> tuple[list[Any], Decimal]:
+        lender, reserve = cluster.lender, Decimal("0.1")
+        workers = [(await lender.join()).worker for _ in range(2)]
+        for worker in workers:
+            await lender.report(worker, Report(0, 1, cap=Decimal(0), short=reserve))
+        first = Opened(1, 1, ("b2:01",), 1, reserve)
+        charge = Charge(Decimal("0.95"), ChargeSource.HEADER)
+        over = Closed(1, AttemptState.SETTLED, "", charge, None, 1.0, {})
+        ends = [await lender.commit(workers[0], [change]) for change in (first, over)]
+        ends.append(await lender.commit(workers[1], [first]))
+        statistics = await lender.statistics()
+        return [end for some in ends for end in some], statistics.settled + statistics.reserved
+
+    ends, spent = Cluster(make_terms(cap=Decimal(1))).run(work)
+    assert ends[:2] == [None, None]
+    assert isinstance(ends[2], LeaseLost)
+    assert spent == Decimal("0.95")
 
 
 def test_a_batch_is_for_one_process() -> None:
