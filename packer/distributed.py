@@ -284,6 +284,7 @@ class _LenderActor(Lender):
         used = self._now()
         while self._now() - used < _IDLE:
             await asyncio.sleep(_IDLE / 60)
+            await self._drop_silent()  # where the driver was killed, its workers have died without a word
             if self.is_used():
                 used = self._now()
         await self.close()

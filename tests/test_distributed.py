@@ -1,5 +1,6 @@
 """A real Ray of several worker processes, a real gateway, and a worker that is killed in mid-job."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -18,9 +19,11 @@ from gateway.server import KEY, Gateway, Setup, running_gateway
 import packer
 from packer.errors import CallError, LedgerError, StoppedError
 from packer.items import Result, Status
+from packer.leases import Terms
 from packer.ledger import AttemptState, Ledger
 from packer.packs import PackLimits
 from packer.task import Task
+from packer.testing import FakeClock
 from packer.usage import Price
 
 ray = pytest.importorskip("ray")
@@ -246,6 +249,25 @@ def test_a_stream_that_is_left_stops_the_job(tmp_path: Path) -> None:
             stream.close()  # type: ignore[attr-defined]  # a generator
             assert job.statistics().stopped == "the stream was left"
         assert len(gateway.log.records) < 15
+
+
+def test_a_lender_that_everybody_has_forgotten_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[float] = []
+    terms = Terms("job", TASK.fingerprint, "m", None, hold=False, concurrency=None, patience=5.0)
+
+    async def forget() -> list[float]:
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(ray.actor, "exit_actor", lambda: ended.append(loop.time()))
+        lender = distributed._LenderActor(str(tmp_path / "l.db"), terms)
+        await lender.open(terms)
+        await lender.join()  # and is never heard of again
+        await asyncio.sleep(3 * 3600)
+        return list(ended)
+
+    (end,) = FakeClock().run(forget())
+    assert 3600 <= end < 3800
+    with Ledger(tmp_path / "l.db"):
+        pass
 
 
 @pytest.mark.parametrize(
