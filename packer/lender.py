@@ -240,6 +240,7 @@ class Lender:
     def _book(self, worker: int, sent: _Sent, change: Closed, *, was_lost: bool) -> None:
         budget, books, reserve = self._account.budget, self._account.earlier, sent.reserve or Decimal(0)
         if was_lost:
+            self._account.doubtful.difference_update(sent.keys)
             budget.reopen(reserve)
             books.reopened(texts=len(sent.keys), priced=sent.reserve is not None)
         booked: Decimal | None = Decimal(0)

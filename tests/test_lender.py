@@ -460,6 +460,22 @@ def test_what_a_lost_worker_tells_after_all_is_booked_and_kept(tmp_path: Path) -
     assert found.answers == 900
 
 
+def test_what_is_known_not_to_have_left_after_all_is_asked_again() -> None:
+    async def work(cluster: Cluster) -> list[frozenset[str]]:
+        lender, found = cluster.lender, []
+        lost = (await lender.join()).worker
+        await lender.find(lost, ["b2:01"], confidences=False)
+        await lender.commit(lost, [Opened(1, 1, ("b2:01",), 1, Decimal("0.1"))])
+        await asyncio.sleep(6)
+        other = (await lender.join()).worker
+        found.append((await lender.find(other, ["b2:01"], confidences=False)).doubtful)
+        assert await lender.commit(lost, [Closed(1, AttemptState.FREED, "not sent", None, None, 1.0, {})]) == [None]
+        found.append((await lender.find(other, ["b2:01"], confidences=False)).doubtful)
+        return found
+
+    assert Cluster(make_terms(hold=True)).run(work) == [{"b2:01"}, set()]
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6))
 def test_whatever_workers_are_killed_money_and_answers_are_right(seed: int) -> None:
