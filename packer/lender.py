@@ -54,6 +54,7 @@ class Lender:
         self._account: Account
         self._leases: Leases
         self._opening: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()  # of those who open it
         self._job = 0
         self._workers = 0
         self._requests = 0
@@ -63,9 +64,15 @@ class Lender:
         self._left: list[Statistics] = []  # the sum of those who have left, where there are any
 
     async def open(self, terms: Terms) -> None:
-        """Open the ledger, unless it is open. Raises `CallError` where `terms` are not its own, and `PriceError`."""
+        """Open the ledger, unless it is open. Raises `CallError` where `terms` are not its own, and `PriceError`.
+
+        A job that has stopped begins anew once nobody is here who was stopped with it: the same call again goes on.
+        """
         if terms != self._terms:
             raise CallError(f"a lender for this ledger is there, with other terms: {_differences(terms, self._terms)}")
+        async with self._turn:
+            if self._has_stopped() and await self.is_deserted():
+                await self.close()
         if self._opening is None:
             self._opening = asyncio.create_task(self._open())
         try:
@@ -73,6 +80,11 @@ class Lender:
         except PackerError:
             self._opening = None  # who comes next may have more luck
             raise
+
+    def _has_stopped(self) -> bool:
+        opening = self._opening
+        is_open = opening is not None and opening.done() and opening.exception() is None
+        return is_open and self._leases.closed is not None
 
     async def join(self) -> Joined:
         """Come as a new worker."""
@@ -191,6 +203,7 @@ class Lender:
             lambda ledger: open_account(ledger, terms.name, cap=terms.cap, hold=terms.hold)
         )
         self._began = self._now()
+        self._requests, self._told, self._left = 0, {}, []
         budget = self._account.budget
         spent = budget.settled + budget.in_doubt + budget.reserved
         limiter = Limiter(cap=MOST_IN_CLUSTER, fixed=terms.concurrency)

@@ -581,6 +581,25 @@ def test_a_lender_is_deserted_once_a_worker_that_died_is_found_and_not_while_one
     assert 3 <= died == later <= 4
 
 
+def test_whoever_opens_a_job_that_has_stopped_goes_on(tmp_path: Path) -> None:
+    cluster, given_texts = Cluster(make_terms(concurrency=3), tmp_path / "l.db"), texts(300)
+
+    async def work(cluster: Cluster) -> tuple[list[Result], Any]:
+        task = asyncio.create_task(cluster.label(given_texts))
+        await asyncio.sleep(2.5)
+        await cluster.lender.stop("the stream was left")  # and its driver was killed
+        await asyncio.gather(*(cluster.lender.open(cluster.terms) for _ in range(2)))
+        assert "pending" in states(await task)
+        return await cluster.label(given_texts), await cluster.lender.statistics()
+
+    results, statistics = cluster.run(work)
+    assert states(results) == {"labelled": 300}
+    assert (statistics.items, statistics.stopped) == (300, None)
+    assert set(cluster.asked().values()) == {1}
+    with check_ledger(tmp_path / "l.db") as ledger:
+        assert [job.outcome for job in ledger.jobs()] == ["finished", "the stream was left"]
+
+
 def test_a_lender_that_closes_leaves_nothing_open(tmp_path: Path) -> None:
     cluster = Cluster(make_terms(concurrency=2), tmp_path / "l.db")
 
