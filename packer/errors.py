@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pydantic
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 
 class PackerError(Exception):
     """The root of all that packer raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # it may be raised in one process and met in another, and what its class is called with is not what it says
+        return _remake, (type(self), self.args, self.__dict__)
 
 
 class CallError(PackerError):
@@ -72,10 +76,6 @@ class LedgerError(PackerError):
     def __init__(self, path: Path | str, message: str) -> None:
         super().__init__(f"ledger {path}: {message}")
         self.path = path
-        self._message = message
-
-    def __reduce__(self) -> tuple[type[LedgerError], tuple[Path | str, str]]:
-        return type(self), (self.path, self._message)  # it may be raised in one process and met in another
 
 
 class LedgerInUse(LedgerError):
@@ -184,3 +184,9 @@ def read_first_error(invalid: pydantic.ValidationError) -> tuple[str, str]:
     first = invalid.errors(include_url=False)[0]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
     return path, first["msg"]
+
+
+def _remake(kind: type[PackerError], args: tuple[Any, ...], facts: dict[str, Any]) -> PackerError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(facts)
+    return error

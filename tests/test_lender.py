@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import pickle
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -17,9 +18,21 @@ from parity import TASK, parity, texts
 from workers import PRICE, Cluster, gather, make_terms, parts
 
 from packer.borrowing import Borrowed
-from packer.errors import CallError, Failure, LeaseLost, LedgerError, LedgerFull, PriceError, TransportError
+from packer.errors import (
+    CallError,
+    Failure,
+    InputError,
+    LeaseLost,
+    LedgerError,
+    LedgerFull,
+    PackerError,
+    PriceError,
+    StoppedError,
+    TaskError,
+    TransportError,
+)
 from packer.exchange import Bucket, Buckets, Charge, ChargeSource, Prompt, Reply
-from packer.items import Result, Status
+from packer.items import Item, Result, Status
 from packer.leases import Joined, Report, Terms
 from packer.ledger import AttemptState, Closed, Ledger, Opened
 from packer.lender import Lender
@@ -678,6 +691,22 @@ def test_a_ledger_that_is_in_use_is_told_to_whoever_opens_the_lender(tmp_path: P
 
     with Ledger(tmp_path / "l.db"):
         FakeClock().run(open_it())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LedgerFull("/data/l.db", "the disk is full"),
+        TaskError("labels[2]", "expected a label"),
+        InputError("expected a column", line=3),
+        LeaseLost("worker 3 was silent for too long"),
+        StoppedError("402", [Result(Item("a"), Status.PENDING)]),
+        TransportError(Failure.RATE_LIMITED, "429", status=429, retry_after=3.0),
+    ],
+)
+def test_an_error_crosses_to_another_process_as_it_is(error: PackerError) -> None:
+    other = pickle.loads(pickle.dumps(error))
+    assert (type(other), str(other), vars(other)) == (type(error), str(error), vars(error))
 
 
 def test_a_full_disk_ends_the_part_and_what_is_in_flight_is_kept(tmp_path: Path) -> None:
