@@ -11,11 +11,13 @@ import asyncio
 import contextlib
 import functools
 import itertools
+import math
+import os
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
@@ -107,6 +109,8 @@ def open_job(
     one is used. Connects to Ray, or starts it, where that was not done. Raises `CallError` and `LedgerError`.
     """
     check_extra("cluster", {"ray": "ray"}, needed_by="a job over a cluster")
+    if not 1 <= patience < math.inf:
+        raise CallError(f"patience: expected seconds, 1 or more, got {patience!r}")
     terms = Terms(
         name=name_job(task, model, job),
         task=task.fingerprint,
@@ -120,7 +124,9 @@ def open_job(
     options: dict[str, Any] = {"limits": limits, "price": price, "seed": seed, "job": job, "on_doubt": on_doubt}
     options |= {"untrusted": untrusted, "confidence": confidence, "budget_usd": terms.cap}
     path = None if ledger is None else str(Path(ledger).resolve())
-    shared = SharedJob(task, model, f"lender of {path or terms.name}", where, options)
+    # a file's name may be any bytes, an actor's name is text
+    name = terms.name if path is None else os.fsencode(path).decode(errors="backslashreplace")
+    shared = SharedJob(task, model, f"lender of {name}", where, options)
     _start_lender(shared.name, path, terms)
     return shared
 
@@ -172,21 +178,32 @@ class SharedJob:
 
         `workers` parts are labelled at a time, None for as many as the cluster has processors. `show` gets the
         statistics now and then. A part whose worker dies is labelled again, three times; then its items are pending. A
-        stream that is left before its end stops the job.
+        stream that is left before its end stops the job. Raises what `items` raises, after the results of what came
+        before it, and `CallError`, `LedgerError`.
         """
         import ray  # noqa: PLC0415  an extra
 
-        # one part more than there are workers waits, so that nobody is idle
-        most = 1 + (workers or max(1, int(ray.cluster_resources().get("CPU", 1))))
+        for name, given in (("workers", workers), ("part", part)):
+            if given is not None and given < 1:
+                raise CallError(f"{name}: expected 1 or more, got {given!r}")
+        # for all processors one part more waits, so that none is idle
+        most = workers or 1 + max(1, int(ray.cluster_resources().get("CPU", 1)))
         ask = ray.remote(_label_part).options(max_retries=_TRIES, retry_exceptions=[LeaseLost])
         shared = ray.put(self)
         parts = _cut(items, part)
-        under_way: deque[tuple[Any, list[Item | str]]] = deque()
+        under_way: deque[tuple[Any, list[Item]]] = deque()
+        broken: Exception | None = None
         try:
             while True:
-                for taken in itertools.islice(parts, most - len(under_way)):
-                    under_way.append((ask.remote(shared, taken), taken))
+                try:
+                    for taken in itertools.islice(parts, most - len(under_way)):
+                        # ids stay here: they may be anything
+                        under_way.append((ask.remote(shared, [item.text for item in taken]), taken))
+                except Exception as error:  # noqa: BLE001  whatever reading raises is raised after what came before it
+                    broken = error
                 if not under_way:
+                    if broken is not None:
+                        raise broken
                     return
                 yield from self._collect(*under_way[0], show)
                 under_way.popleft()
@@ -223,22 +240,27 @@ class SharedJob:
         async with runner:
             return [result async for result in runner.stream(items)]
 
-    def _collect(
-        self, ref: Any, items: Sequence[Item | str], show: Callable[[Statistics], None] | None
-    ) -> Iterator[Result]:
+    def _collect(self, ref: Any, items: Sequence[Item], show: Callable[[Statistics], None] | None) -> Iterator[Result]:
         import ray  # noqa: PLC0415  an extra
-        from ray.exceptions import RayTaskError, WorkerCrashedError  # noqa: PLC0415  as above
+        from ray.exceptions import (  # noqa: PLC0415  as above
+            NodeDiedError,
+            OutOfMemoryError,
+            RayTaskError,
+            WorkerCrashedError,
+        )
 
         while not ray.wait([ref], timeout=_LOOK)[0]:
             if show is not None:
                 show(self.statistics())
         try:
-            yield from ray.get(ref)
+            results = ray.get(ref)
         except RayTaskError as error:
             raise _cause(error) from None
-        except WorkerCrashedError:
+        except (WorkerCrashedError, OutOfMemoryError, NodeDiedError):
             why = f"stopped: the process that was to label it died {1 + _TRIES} times"
-            yield from (Result(read_item(item), Status.PENDING, error=why) for item in items)
+            yield from (Result(item, Status.PENDING, error=why) for item in items)
+        else:
+            yield from (replace(result, item=item) for result, item in zip(results, items, strict=True))
 
     @functools.cached_property
     def _actor(self) -> Any:
@@ -370,14 +392,24 @@ def _ask(actor: Any, name: str, method: str, *arguments: Any) -> Any:
         raise _gone(name) from None
 
 
-def _cut(items: Iterable[Item | str], size: int) -> Iterator[list[Item | str]]:
-    source = iter(items)
-    while part := list(itertools.islice(source, size)):
+def _cut(items: Iterable[Item | str], size: int) -> Iterator[list[Item]]:
+    part: list[Item] = []
+    try:
+        for item in items:
+            part.append(read_item(item))
+            if len(part) == size:
+                yield part
+                part = []
+    except Exception:
+        if part:
+            yield part  # what came before is labelled
+        raise
+    if part:
         yield part
 
 
-def _label_part(job: SharedJob, items: Sequence[Item | str]) -> list[Result]:
-    return job.label(items)
+def _label_part(job: SharedJob, texts: Sequence[str]) -> list[Result]:
+    return job.label(texts)
 
 
 def _cause(error: Any) -> BaseException:

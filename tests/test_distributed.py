@@ -241,6 +241,30 @@ def test_a_job_that_stops_tells_why_and_what_every_item_came_to(tmp_path: Path) 
     assert set(asked(gateway).values()) == {1}
 
 
+def test_items_come_back_as_they_were_given_and_what_reading_raises_comes_after_them(tmp_path: Path) -> None:
+    given = [packer.Item(text, threading.Lock()) for text in texts(25)]  # an id that nobody can send
+
+    def read() -> Iterator[packer.Item]:
+        yield from given
+        raise OSError("the source broke")
+
+    most = 0
+
+    def look(_: packer.Statistics) -> None:
+        nonlocal most
+        most = max(most, len(labellers()))
+
+    found: list[Result] = []
+    with running_gateway(Setup(price=PRICE, seconds=0.1)) as gateway:
+        given_options = options(gateway, tmp_path, limits=LONE, concurrency=1)
+        given_options["ledger"] = tmp_path / os.fsdecode(b"caf\xe9 #1.db")  # no text in UTF-8
+        with distributed.open_job(TASK, **given_options) as job, pytest.raises(OSError, match="broke"):  # noqa: PT012
+            for result in job.stream(read(), workers=1, part=10, show=look):
+                found.append(result)  # noqa: PERF402  what came before the error counts
+    assert [(result.item.id, result.label) for result in found] == [(item.id, item.text.split()[0]) for item in given]
+    assert most == 1
+
+
 def test_a_stream_that_is_left_stops_the_job(tmp_path: Path) -> None:
     with running_gateway(Setup(price=PRICE, seconds=0.2)) as gateway:
         with distributed.open_job(TASK, **options(gateway, tmp_path, concurrency=2)) as job:
@@ -276,6 +300,9 @@ def test_a_lender_that_everybody_has_forgotten_ends_by_itself(tmp_path: Path, mo
         ({"api_key_env": "PACKER_NO_SUCH_KEY"}, CallError, r"on [\w.-]+: API key: expected a key in the environment"),
         ({"price": None}, CallError, "price"),
         ({"budget_usd": "-1"}, CallError, "budget_usd: expected US dollars above 0"),
+        ({"patience": 0}, CallError, "patience: expected seconds, 1 or more"),
+        ({"workers": -1}, CallError, "workers: expected 1 or more, got -1"),
+        ({"part": 0}, CallError, "part: expected 1 or more, got 0"),
         ({"ledger": "/proc/no/such/folder/l.db"}, LedgerError, "ledger /proc/no/such"),
     ],
 )
