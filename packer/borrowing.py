@@ -93,8 +93,8 @@ class LentJournal(Journal):
     async def tell(self, statistics: Statistics, waits_for: Callable[[str], bool]) -> None:
         """Tell how the items stand, and what is not asked any more."""
         ended = [key for key in self._asked if not waits_for(key)]
+        self._asked.difference_update(ended)  # before it is told: meanwhile one may be asked for anew
         await self._lender.tell(self._worker, statistics, ended)
-        self._asked.difference_update(ended)
 
     def ends(self, statistics: Statistics, closed: str | None) -> None:
         """Note how things stood at the end."""

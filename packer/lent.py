@@ -143,6 +143,7 @@ class LentBudget(Budget):
     log: Log = field(default_factory=Log)
     short: Decimal = field(default=Decimal(0), init=False)
     _hopeless: int | None = field(default=None, init=False)  # so much at once will never come
+    _hurries: bool = field(default=True, init=False)  # not again where the last lease gave nothing
 
     def __post_init__(self) -> None:
         super(LentBudget, self).__post_init__()
@@ -157,7 +158,8 @@ class LentBudget(Budget):
         """Whether there may be room for `worst` later; the next report asks for it."""
         if self.has_room(worst) or (self._hopeless is not None and to_nano(worst) >= self._hopeless):
             return False
-        if not self.short:
+        if self._hurries:
+            self._hurries = False
             self.log.hurry()
         self.short = worst
         return True
@@ -166,6 +168,7 @@ class LentBudget(Budget):
         """Take what is lent, and give back what is wanted elsewhere."""
         if lease.cap is None:
             return
+        self._hurries = to_nano(lease.cap) > (self._cap or 0)
         self._cap = to_nano(lease.cap)
         if lease.is_final:
             self._hopeless = to_nano(self.short)

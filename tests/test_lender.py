@@ -204,6 +204,26 @@ def test_a_job_of_one_process_and_one_of_many_are_the_same_job(tmp_path: Path) -
     assert after == spent
 
 
+def test_workers_that_wait_for_money_of_others_do_not_ask_for_it_all_the_time() -> None:
+    cluster = Cluster(make_terms(cap=Decimal("0.0004")), seconds=6.0, charge=Decimal("0.00001"))
+
+    async def work(cluster: Cluster) -> tuple[list[Result], float]:
+        report, began, reports = cluster.lender.report, asyncio.get_running_loop().time(), 0
+
+        async def count(worker: int, told: Report) -> Any:
+            nonlocal reports
+            reports += 1
+            return await report(worker, told)
+
+        cluster.lender.report = count  # type: ignore[method-assign]
+        results = await gather(cluster, texts(160), 8)
+        return results, reports / (asyncio.get_running_loop().time() - began)
+
+    results, reports_a_second = cluster.run(work)
+    assert states(results) == {"labelled": 160}
+    assert reports_a_second < 200
+
+
 # Law 6, by many
 
 
