@@ -217,6 +217,9 @@ class Leases:
             me.lent = to_nano(report.cap)
             is_final = self._lend_money(me)
         self._lend_slots(worker, me, now)
+        # a slot whose request has ended is used again at once: one that the limiter takes for idle looks like a gateway
+        # that needs less time, and what comes after it is too slow
+        self.limiter.may_send(now, self._count_held())
         requests, tokens = self._lend_requests(me, report.size, now)
         # who has just got what it was short of is not asked to give it back
         got_enough = bool(report.short) and not me.short

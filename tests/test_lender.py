@@ -348,6 +348,41 @@ def test_workers_share_what_a_bucket_gives() -> None:
     assert seconds < 1.3 * (200 - 60)
 
 
+@pytest.mark.parametrize("workers", [1, 4])
+def test_workers_find_back_to_the_limit_after_the_gateway_had_less_room(workers: int) -> None:
+    class Sinking(Capped):
+        async def send(self, prompt: Prompt, *, deadline: float) -> Reply:
+            self.room = 1 if 60 < asyncio.get_running_loop().time() < 200 else 5
+            return await super().send(prompt, deadline=deadline)
+
+    cluster = Cluster()
+    rng = random.Random(1)
+    cluster.transport = Sinking(TASK, parity, seconds=lambda number: rng.lognormvariate(0, 0.3))
+
+    async def work(cluster: Cluster) -> float:
+        began = asyncio.get_running_loop().time()
+        assert states(await gather(cluster, texts(15_000), workers)) == {"labelled": 15_000}
+        return asyncio.get_running_loop().time() - began
+
+    assert cluster.run(work) < 1.35 * (140 + (1500 - 140) / 5)
+
+
+def test_a_gateway_that_fails_now_and_then_is_asked_by_many_at_once() -> None:
+    rng = random.Random(1)
+
+    def fault(prompt: Prompt, number: int) -> TransportError | None:
+        return TransportError(Failure.OVERLOADED, "503", status=503) if rng.random() < 0.1 else None
+
+    cluster = Cluster(fault=fault, seconds=lambda number: rng.lognormvariate(0, 0.3))
+
+    async def work(cluster: Cluster) -> float:
+        began = asyncio.get_running_loop().time()
+        assert states(await gather(cluster, texts(10_000), 4)) == {"labelled": 10_000}
+        return asyncio.get_running_loop().time() - began
+
+    assert cluster.run(work) < 60
+
+
 class Tokens(FakeTransport):
     """A gateway with a bucket of tokens, from which it takes input and `max_tokens`."""
 
