@@ -33,7 +33,7 @@ from packer.errors import (
 )
 from packer.exchange import Bucket, Buckets, Charge, ChargeSource, Prompt, Reply
 from packer.items import Item, Result, Status
-from packer.leases import Joined, Report, Terms
+from packer.leases import Joined, Lease, Report, Terms
 from packer.ledger import AttemptState, Closed, Ledger, Opened
 from packer.lender import Lender
 from packer.options import Doubt
@@ -208,12 +208,12 @@ def test_workers_that_wait_for_money_of_others_do_not_ask_for_it_all_the_time() 
     cluster = Cluster(make_terms(cap=Decimal("0.0004")), seconds=6.0, charge=Decimal("0.00001"))
 
     async def work(cluster: Cluster) -> tuple[list[Result], float]:
-        report, began, reports = cluster.lender.report, asyncio.get_running_loop().time(), 0
+        lend, began, reports = cluster.lender.report, asyncio.get_running_loop().time(), 0
 
-        async def count(worker: int, told: Report) -> Any:
+        async def count(worker: int, report: Report) -> Lease:
             nonlocal reports
             reports += 1
-            return await report(worker, told)
+            return await lend(worker, report)
 
         cluster.lender.report = count  # type: ignore[method-assign]
         results = await gather(cluster, texts(160), 8)
