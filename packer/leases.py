@@ -292,8 +292,10 @@ class Leases:
         # until the gateway has answered somebody, one request tells whether it does
         limit = self.limiter.limit if self._is_proven else 1
         most = 0 if self.closed is not None else min(me.wanted, _share(self._wants(), limit)[worker])
-        if not most and me.wanted and me.slots and not me.in_flight and not me.short and self.closed is None:
-            most = 1  # it got a slot a moment ago, and has not used it yet
+        if not most and me.wanted and me.slots and not me.in_flight and self.closed is None:
+            # it got a slot a moment ago, and has not used it yet; where it is short of money, others give that back,
+            # for who has no slot asks for none
+            most = 1
         if self.limiter.frozen_for(now):
             # what is not in use is lent anew when it is over, few at a time
             most = min(most, me.in_flight)

@@ -204,6 +204,26 @@ def test_a_job_of_one_process_and_one_of_many_are_the_same_job(tmp_path: Path) -
     assert after == spent
 
 
+def test_the_last_of_the_money_and_the_only_slot_come_to_the_same_worker() -> None:
+    rng = random.Random(0)
+
+    def fault(prompt: Prompt, number: int) -> TransportError | None:
+        return TransportError(Failure.LOST, "reset") if rng.random() < 0.1 else None
+
+    terms, charge = make_terms(concurrency=1, cap=Decimal("0.001")), Decimal("0.00004")
+    cluster = Cluster(terms, None, charge, lambda number: rng.random() * 3, fault, PackLimits(4))
+
+    async def work(cluster: Cluster) -> list[Result]:
+        async with asyncio.timeout(400):
+            return await gather(cluster, texts(200), 3)
+
+    results = cluster.run(work)
+    assert set(states(results)) == {"labelled", "pending"}
+    assert {result.error for result in results if result.error} == {
+        "stopped: budget: the next request could pass the cap of 0.001 USD"
+    }
+
+
 def test_workers_that_wait_for_money_of_others_do_not_ask_for_it_all_the_time() -> None:
     cluster = Cluster(make_terms(cap=Decimal("0.0004")), seconds=6.0, charge=Decimal("0.00001"))
 
