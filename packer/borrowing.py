@@ -23,7 +23,7 @@ from packer.events import Event, Statistics
 from packer.items import MOST_IN_FLIGHT
 from packer.job import Job
 from packer.journal import Found, Group, Journal
-from packer.leases import Joined, Lease, Report
+from packer.leases import Joined, Lease, Report, Terms
 from packer.ledger import Closed, Opened
 from packer.ledger_batches import Waiting
 from packer.lent import LentBudget, LentLimiter, LentPacer, Log
@@ -37,8 +37,8 @@ _TELL = 1.0  # seconds between two words on how the items stand
 class Lends(Protocol):
     """What a worker calls: a lender, or the way to one in another process. All as in `lender.Lender`."""
 
-    async def join(self) -> Joined:
-        """Come as a new worker."""
+    async def join(self, terms: Terms) -> Joined:
+        """Come as a new worker of a job with these `terms`."""
 
     async def report(self, worker: int, report: Report) -> Lease:
         """Tell how a worker stands, and get what it may use."""
@@ -61,14 +61,15 @@ class Borrowed:
     """In place of a ledger's path: what a runner needs is the lender's."""
 
     lender: Lends
+    terms: Terms
 
 
 class LentJournal(Journal):
     """The lender's ledger, for code that awaits."""
 
-    def __init__(self, lender: Lends) -> None:
+    def __init__(self, borrowed: Borrowed) -> None:
         super().__init__(None)
-        self._lender = lender
+        self._lender, self._terms = borrowed.lender, borrowed.terms
         self._worker = 0
         self._statistics: Statistics | None = None
         self._closed: str | None = None
@@ -77,7 +78,7 @@ class LentJournal(Journal):
 
     async def open(self) -> None:
         """Come as a worker."""
-        joined = await self._lender.join()
+        joined = await self._lender.join(self._terms)
         self._worker, self.job = joined.worker, joined.job
 
     async def find(self, keys: Sequence[str], *, confidences: bool) -> Found:
@@ -135,9 +136,10 @@ class BorrowingDesk(Desk):
         self, borrowed: Borrowed, name: str, *, cap: Decimal | None, hold: bool, tell: Callable[[Event], None]
     ) -> None:
         super().__init__(None, name, cap=cap, hold=hold, tell=tell)
-        self.journal: LentJournal = LentJournal(borrowed.lender)
+        self.journal: LentJournal = LentJournal(borrowed)
         self._hurry = asyncio.Event()
         self._log = Log(self._hurry.set)
+        self._balance: Decimal | None = None  # that the lender knows
         self._limiter = LentLimiter(log=self._log)
         self._pacer = LentPacer(log=self._log)
         self._budget = LentBudget(cap, log=self._log)
@@ -211,7 +213,12 @@ class BorrowingDesk(Desk):
             size=self._pacer.size,
             is_proven=job.is_proven,
             closed=job.route.closed,
+            balance=self._take_balance(job.route.books.balance),
         )
+
+    def _take_balance(self, balance: Decimal | None) -> Decimal | None:
+        told, self._balance = self._balance, balance
+        return None if balance == told else balance
 
     def _take(self, lease: Lease, job: Job, now: float) -> None:
         self._limiter.lend(lease.slots, now + lease.frozen if lease.frozen else self._limiter.frozen_until)
@@ -219,6 +226,9 @@ class BorrowingDesk(Desk):
         self._budget.lend(lease)
         if lease.is_proven:
             job.trust()
+        if lease.balance is not None:
+            job.route.books.told(None, lease.balance)
+            self._balance = lease.balance
         if lease.closed is not None and job.route.closed is None:
             self.account.close(job.route, lease.closed)
         self.account.wake()

@@ -14,6 +14,7 @@ import itertools
 import math
 import os
 import socket
+import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -125,8 +126,8 @@ def open_job(
     options |= {"untrusted": untrusted, "confidence": confidence, "budget_usd": terms.cap}
     path = None if ledger is None else str(Path(ledger).resolve())
     # a file's name may be any bytes, an actor's name is text
-    name = terms.name if path is None else os.fsencode(path).decode(errors="backslashreplace")
-    shared = SharedJob(task, model, f"lender of {name}", where, options)
+    name = f"memory {uuid.uuid4()}" if path is None else os.fsencode(path).decode(errors="backslashreplace")
+    shared = SharedJob(task, model, f"lender of {name}", terms, where, options)
     _start_lender(shared.name, path, terms)
     return shared
 
@@ -141,6 +142,7 @@ class SharedJob:
     task: Task
     model: str
     name: str
+    terms: Terms
     where: Mapping[str, Any]
     options: Mapping[str, Any]
 
@@ -155,7 +157,7 @@ class SharedJob:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # the way to the actor is found anew in each process
-        return type(self), (self.task, self.model, self.name, self.where, self.options)
+        return type(self), (self.task, self.model, self.name, self.terms, self.where, self.options)
 
     def label(self, items: Iterable[Item | str]) -> list[Result]:
         """Label `items` in this process, as a part of the job; one result an item, in their order.
@@ -193,6 +195,7 @@ class SharedJob:
         parts = _cut(items, part)
         under_way: deque[tuple[Any, list[Item]]] = deque()
         broken: Exception | None = None
+        why = "the stream was left"
         try:
             while True:
                 try:
@@ -207,10 +210,13 @@ class SharedJob:
                     return
                 yield from self._collect(*under_way[0], show)
                 under_way.popleft()
+        except KeyboardInterrupt:
+            why = "interrupted"
+            raise
         finally:
             if under_way:
                 with contextlib.suppress(LedgerError):  # a lender that is gone has stopped everybody
-                    self.stop("the stream was left")
+                    self.stop(why)
                 ray.wait([ref for ref, _ in under_way], num_returns=len(under_way))
 
     def statistics(self) -> Statistics:
@@ -230,7 +236,7 @@ class SharedJob:
             ray.kill(self._actor)
 
     async def _label(self, items: Sequence[Item | str]) -> list[Result]:
-        borrowed = Borrowed(_Way(self._actor, self.name))
+        borrowed = Borrowed(_Way(self._actor, self.name), self.terms)
         try:
             transport = connect(self.model, connections=MOST_IN_FLIGHT, **self.where)
         except CallError as error:
@@ -285,13 +291,13 @@ class _LenderActor(Lender):
 
     def __init__(self, ledger: str | None, terms: Terms) -> None:
         super().__init__(ledger, terms)
-        self._watch: asyncio.Task[None] | None = None
+        self._waiting: asyncio.Task[None] | None = None
 
     async def open(self, terms: Terms) -> None:
         """As a lender's."""
         await super().open(terms)
-        if self._watch is None:
-            self._watch = asyncio.create_task(self._end_when_idle())
+        if self._waiting is None:
+            self._waiting = asyncio.create_task(self._end_when_idle())
 
     async def close_unless_used(self) -> bool:
         """Close, unless a worker is here that is still alive; whether it did."""
@@ -306,7 +312,6 @@ class _LenderActor(Lender):
         used = self._now()
         while self._now() - used < _IDLE:
             await asyncio.sleep(_IDLE / 60)
-            await self._drop_silent()  # where the driver was killed, its workers have died without a word
             if self.is_used():
                 used = self._now()
         await self.close()
@@ -320,8 +325,8 @@ class _Way:
         self._actor = actor
         self._name = name
 
-    async def join(self) -> Joined:
-        joined: Joined = await self._call(self._actor.join.remote())
+    async def join(self, terms: Terms) -> Joined:
+        joined: Joined = await self._call(self._actor.join.remote(terms))
         return joined
 
     async def report(self, worker: int, report: Report) -> Lease:

@@ -15,12 +15,12 @@ from typing import Any
 
 from packer import recovery
 from packer.account import Account, Route, Witness
-from packer.canaries import Canaries
 from packer.errors import Failure, TransportError
 from packer.estimates import GROWTH
 from packer.events import AttemptEnded, Statistics
 from packer.exchange import Prompt, Reply
 from packer.items import Status
+from packer.lots import draw_canaries, draw_nonce
 from packer.pacing import Mark
 from packer.packs import Pack, Question, plan_packs, split_pack
 from packer.prompts import write_user
@@ -30,7 +30,6 @@ from packer.sizing import PackSizer
 from packer.slots import Board, Slot
 from packer.verdicts import Request, Verdict, judge
 
-_NONCE_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that is mistaken for another
 # Until a gateway has answered this often, or has given one sound row, requests go one at a time
 _PROBES = 3
 # What tells of a gateway, or a network, that is not well; a refusal of one text does not
@@ -154,7 +153,7 @@ class Job:
                     self._shrink(pack, record, "")
                 else:
                     self._again.appendleft(work)
-                    self.stop(shortage)
+                    self._stop_short(shortage, worst)
             else:
                 is_idle = self.in_flight == 0 and record.attempts == 0 and not (self._again or self._later)
                 if self._heard is None or is_idle:  # nobody was asked, so nobody was silent
@@ -171,6 +170,12 @@ class Job:
         if books.is_low(worst, reserved=budget.reserved, in_flight=self.route.in_flight):
             return f"balance: {books.balance} USD are left on the account, too few for the next request: top it up"
         return ""
+
+    def _stop_short(self, shortage: str, worst: Decimal | None) -> None:
+        if worst is None or self.account.budget.has_room(worst):
+            self.account.close(self.route, shortage)  # it is the gateway's account that has too little, for anybody
+        else:
+            self.stop(shortage)
 
     def next_wake(self, now: float) -> float | None:
         """Seconds until something may leave that may not now; None where only an event can change that."""
@@ -225,8 +230,8 @@ class Job:
         self, pack: Pack, record: PackRecord, max_tokens: int, worst: Decimal | None, mark: Mark
     ) -> Request:
         reserve = None if worst is None else self.account.budget.reserve(worst)
-        nonce = "".join(self.rng.choices(_NONCE_LETTERS, k=4))
-        canaries = self._draw_canaries(len(pack))
+        items, nonce = len(pack), draw_nonce(self.rng)
+        canaries = draw_canaries(self.requests.canaries, self.requests.canaries_in(items), items=items, rng=self.rng)
         user = write_user(canaries.mix(pack.texts), nonce)
         attempt = self.account.next_attempt()
         prompt = Prompt(self.requests.system, user, self.requests.schema, max_tokens, self.confidence, attempt)
@@ -236,15 +241,6 @@ class Job:
         self._requests += 1
         self._canaries += len(canaries)
         return request
-
-    def _draw_canaries(self, items: int) -> Canaries:
-        count = self.requests.canaries_in(items)
-        if not count:
-            return Canaries()
-        labels = self.rng.sample(list(self.requests.canaries), count)
-        numbers = self.rng.sample(range(1, items + count + 1), count)
-        drawn = [self.rng.choice(self.requests.canaries[label]) for label in labels]
-        return Canaries(dict(zip(numbers, drawn, strict=True)))
 
     # Replies in
 

@@ -101,7 +101,8 @@ class Report:
     order. `cap` is the money that it holds in all, spent or not, None for a job without a cap; `short` is the worst
     case of a request for which that is too little, 0 where there is none. `requests` and `tokens` are what it may still
     send, and `size` is what the next request takes of the tokens, 0 before the first one. `is_proven`: the gateway has
-    answered it. `closed` says why nothing more may be sent by anybody.
+    answered it. `closed` says why nothing more may be sent by anybody. `balance` is what the gateway has told of the
+    account since the last report, None where it has not.
     """
 
     in_flight: int
@@ -114,6 +115,7 @@ class Report:
     size: int = 0
     is_proven: bool = False
     closed: str | None = None
+    balance: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,8 @@ class Lease:
     `slots` requests may be in flight, none for `frozen` seconds. `requests` and `tokens` more may leave; `mark` is what
     had left by then, of all workers. `cap` is what it may spend in all, None for no cap. `gives_back`: somebody is
     short of money, and what it does not use is wanted. `is_final`: no more money will come, for a request like the one
-    for which it was short. `is_proven` and `closed` are as in a report, of all workers.
+    for which it was short. `is_proven` and `closed` are as in a report, of all workers; `balance` is the last one that
+    another worker was told, once.
     """
 
     slots: int
@@ -136,6 +139,7 @@ class Lease:
     is_final: bool
     is_proven: bool
     closed: str | None
+    balance: Decimal | None
     after: float
 
 
@@ -151,6 +155,7 @@ class _Worker:
     booked: int = 0  # charges, doubts and reserves of its requests
     open: int = 0  # of its requests
     largest: int = 0  # of its reserves
+    balances: int = 0  # of all that were told, those that it knows of
     short: int = 0
 
     @property
@@ -182,6 +187,8 @@ class Leases:
     _mark: Mark = field(default=Mark(0.0, 0, 0, 0), init=False)  # of all that was lent
     _is_proven: bool = field(default=False, init=False)
     _clock: float = field(default=0.0, init=False)
+    _balance: Decimal | None = field(default=None, init=False)
+    _balances: int = field(default=0, init=False)  # that were told
 
     def __post_init__(self) -> None:
         self._spent = to_nano(self.spent)
@@ -210,6 +217,7 @@ class Leases:
         me.short = to_nano(report.short)
         self._is_proven = self._is_proven or report.is_proven
         self.closed = self.closed or report.closed
+        balance = self._share_balance(me, report.balance)
         for heard in report.heard:
             self._hear(heard, now)
         is_final = False
@@ -235,6 +243,7 @@ class Leases:
             is_final=is_final,
             is_proven=self._is_proven,
             closed=self.closed,
+            balance=balance,
             after=max(_SOON if me.wanted > me.slots == 0 or me.short else _EVERY, len(self._workers) / _MOST_REPORTS),
         )
 
@@ -262,9 +271,21 @@ class Leases:
         """A worker is gone, or lost: what it had is lent again, but for the money of its requests."""
         self._spent += self._workers.pop(worker).booked
 
+    def forgive(self, seconds: float) -> None:
+        """The lender itself was deaf for so long, and nobody's silence tells anything of it."""
+        for worker in self._workers.values():
+            worker.seen += seconds
+
     def find_silent(self, now: float) -> list[int]:
         """The workers that have not reported for too long."""
         return [worker for worker, one in self._workers.items() if now - one.seen > self.patience]
+
+    def _share_balance(self, me: _Worker, told: Decimal | None) -> Decimal | None:
+        others = self._balance if me.balances < self._balances else None
+        if told is not None:
+            self._balance, self._balances = told, self._balances + 1
+        me.balances = self._balances
+        return others
 
     def _hear(self, heard: Heard, now: float) -> None:
         # workers report at different times, and a clock only goes forward

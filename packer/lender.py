@@ -8,6 +8,7 @@ text is asked by one worker at a time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -17,7 +18,7 @@ from typing import Any
 
 from packer.account import Account
 from packer.desk import open_account
-from packer.errors import CallError, LeaseLost, PackerError, StoppedError
+from packer.errors import CallError, LeaseLost, LedgerError, PackerError, StoppedError
 from packer.events import Statistics, statistics_adapter
 from packer.journal import Found, Journal
 from packer.leases import Joined, Lease, Leases, Report, Terms
@@ -54,6 +55,7 @@ class Lender:
         self._account: Account
         self._leases: Leases
         self._opening: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None]
         self._turn = asyncio.Lock()  # of those who open it
         self._job = 0
         self._workers = 0
@@ -64,15 +66,18 @@ class Lender:
         self._left: list[Statistics] = []  # the sum of those who have left, where there are any
 
     async def open(self, terms: Terms) -> None:
-        """Open the ledger, unless it is open. Raises `CallError` where `terms` are not its own, and `PriceError`.
+        """Open the ledger, unless it is open. Raises `CallError` and `PriceError`.
 
-        A job that has stopped begins anew once nobody is here who was stopped with it: the same call again goes on.
+        A job that has stopped, or has other terms, begins anew once nobody is here who is at work on it: so a driver
+        that was killed is followed by one with the same terms, or with a higher cap. Where somebody is at work, other
+        terms are refused.
         """
+        async with self._turn:
+            if (terms != self._terms or self._has_stopped()) and await self.is_deserted():
+                await self.close()
+                self._terms = terms
         if terms != self._terms:
             raise CallError(f"a lender for this ledger is there, with other terms: {_differences(terms, self._terms)}")
-        async with self._turn:
-            if self._has_stopped() and await self.is_deserted():
-                await self.close()
         if self._opening is None:
             self._opening = asyncio.create_task(self._open())
         try:
@@ -86,9 +91,10 @@ class Lender:
         is_open = opening is not None and opening.done() and opening.exception() is None
         return is_open and self._leases.closed is not None
 
-    async def join(self) -> Joined:
-        """Come as a new worker."""
-        await self._drop_silent()
+    async def join(self, terms: Terms) -> Joined:
+        """Come as a new worker. Raises `CallError` where the job's terms are not `terms` any more."""
+        if terms != self._terms:
+            raise CallError(f"another job has taken this ledger's lender: {_differences(terms, self._terms)}")
         self._workers += 1
         self._leases.join(self._workers, self._now())
         return Joined(self._workers, self._job)
@@ -96,9 +102,7 @@ class Lender:
     async def report(self, worker: int, report: Report) -> Lease:
         """Tell how a worker stands, and get what it may use."""
         self._check(worker)
-        lease = self._leases.report(worker, report, self._now())
-        await self._drop_silent()
-        return lease
+        return self._leases.report(worker, report, self._now())
 
     async def find(self, worker: int, keys: Sequence[str], *, confidences: bool) -> Found:
         """What is known of `keys`; the worker asks for the rest, but for what is told to be elsewhere or doubtful."""
@@ -141,10 +145,9 @@ class Lender:
 
     async def is_deserted(self) -> bool:
         """Whether no worker is here; where one may have died, that is waited for."""
-        waited_until = self._now() + self._terms.patience + _LOOK
-        while self.is_used() and self._now() < waited_until:
+        waited_until = self._now() + self._terms.patience + 2 * _LOOK
+        while self.is_used() and self._now() < waited_until:  # noqa: ASYNC110  workers leave in several ways
             await asyncio.sleep(_LOOK)
-            await self._drop_silent()
         return not self.is_used()
 
     async def statistics(self) -> Statistics:
@@ -186,6 +189,7 @@ class Lender:
             await self._journal.ask(lambda ledger: ledger.end_job(self._job, outcome, standing))
         finally:
             self._opening = None
+            self._watch.cancel()
             await self._journal.close()
 
     async def _open(self) -> None:
@@ -210,6 +214,7 @@ class Lender:
         self._leases = Leases(limiter, terms.cap, spent, terms.patience)
         about = {"task": terms.task, "model": terms.model, "parameters": dict(PARAMETERS)}
         self._job = await self._journal.ask(lambda ledger: ledger.start_job(terms.name, about))
+        self._watch = asyncio.create_task(self._watch_silence())
 
     async def _commit(self, worker: int, change: Opened | Closed) -> None:
         if isinstance(change, Opened):
@@ -273,6 +278,15 @@ class Lender:
             booked = change.charge.usd
         books.told(change.usage, None)
         self._leases.ended(worker, sent.reserve, booked)
+
+    async def _watch_silence(self) -> None:
+        """Let silent workers go, and nobody where it was this process that stood still: their calls wait in line."""
+        while True:
+            began = self._now()
+            await asyncio.sleep(_LOOK)
+            self._leases.forgive(max(0.0, self._now() - began - 2 * _LOOK))
+            with contextlib.suppress(LedgerError):  # whoever calls meets it
+                await self._drop_silent()
 
     async def _drop_silent(self) -> None:
         if silent := self._leases.find_silent(self._now()):

@@ -106,7 +106,7 @@ FLOORS = [
         "pricing",
     }
     | {"providers", "tokens", "transport", "wire"},
-    {"account", "crew", "journal", "slots", "sources", "verdicts"},
+    {"account", "crew", "journal", "lots", "slots", "sources", "verdicts"},
     {"job", "lanes"},
     {"columns", "options", "standing", "telling"},
     {"arrow", "auditing", "desk", "intake", "progress", "results"},

@@ -429,6 +429,19 @@ def test_what_is_closed_is_closed_for_all_and_nothing_more_is_lent() -> None:
     assert (lease.closed, lease.slots, lease.requests, lease.cap) == ("key refused: 401", 0, 0, Decimal(0))
 
 
+def test_a_balance_that_one_worker_was_told_is_told_to_each_other_once() -> None:
+    leases = lender()
+    for worker in (1, 2, 3):
+        leases.join(worker, 0.0)
+
+    def tell(worker: int, balance: str | None) -> Decimal | None:
+        return leases.report(worker, proven(balance=None if balance is None else Decimal(balance)), 0.0).balance
+
+    assert [tell(1, "0.5"), tell(1, None), tell(2, None), tell(2, None)] == [None, None, Decimal("0.5"), None]
+    assert [tell(3, "0.4"), tell(3, None), tell(1, None)] == [Decimal("0.5"), None, Decimal("0.4")]
+    assert [tell(2, None), tell(2, None)] == [Decimal("0.4"), None]
+
+
 def test_a_silent_worker_is_found_and_what_it_had_is_lent_again() -> None:
     leases = lender(fixed=4, cap=CAP, patience=5.0)
     for worker in (1, 2):

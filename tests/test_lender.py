@@ -39,7 +39,7 @@ from packer.lender import Lender
 from packer.options import Doubt
 from packer.packs import PackLimits
 from packer.runner import Runner
-from packer.testing import FakeClock, FakeTransport
+from packer.testing import FakeClock, FakeTransport, JumpingLoop
 
 
 def states(results: list[Result]) -> Counter[str]:
@@ -453,8 +453,8 @@ class Cut(Lender):
         self.mended = asyncio.Event()
         self.worker_of: dict[Any, int] = {}
 
-    async def join(self) -> Joined:
-        joined = await super().join()
+    async def join(self, terms: Terms) -> Joined:
+        joined = await super().join(terms)
         self.worker_of[asyncio.current_task()] = joined.worker
         return joined
 
@@ -551,11 +551,11 @@ def test_what_a_lost_worker_tells_after_all_is_booked_and_kept(tmp_path: Path) -
 def test_what_is_known_not_to_have_left_after_all_is_asked_again() -> None:
     async def work(cluster: Cluster) -> list[frozenset[str]]:
         lender, found = cluster.lender, []
-        lost = (await lender.join()).worker
+        lost = (await lender.join(cluster.terms)).worker
         await lender.find(lost, ["b2:01"], confidences=False)
         await lender.commit(lost, [Opened(1, 1, ("b2:01",), 1, Decimal("0.1"))])
         await asyncio.sleep(6)
-        other = (await lender.join()).worker
+        other = (await lender.join(cluster.terms)).worker
         found.append((await lender.find(other, ["b2:01"], confidences=False)).doubtful)
         assert await lender.commit(lost, [Closed(1, AttemptState.FREED, "not sent", None, None, 1.0, {})]) == [None]
         found.append((await lender.find(other, ["b2:01"], confidences=False)).doubtful)
@@ -590,7 +590,7 @@ def test_whatever_workers_are_killed_money_and_answers_are_right(seed: int) -> N
 
         found = await asyncio.gather(*(label(part) for part in parts(given, 3)))
         await asyncio.sleep(2)
-        await lender.join()  # whoever was silent is found
+        await asyncio.sleep(1)  # whoever was silent is found
         ledger = await lender._journal.ask(lambda ledger: (ledger.verify(), ledger.statistics()))
         return [result for some in found for result in some], await lender.statistics(), *ledger
 
@@ -657,7 +657,7 @@ def test_a_lender_is_deserted_once_a_worker_that_died_is_found_and_not_while_one
             began = loop.time()
             found.append((await lender.is_deserted(), loop.time() - began))
         await task
-        await lender.join()  # and is never heard of again
+        await lender.join(cluster.terms)  # and is never heard of again
         began = loop.time()
         found.append((await lender.is_deserted(), loop.time() - began))
         found.append((await lender.is_deserted(), loop.time() - began))
@@ -729,13 +729,51 @@ def test_what_needs_one_process_says_so_before_anything_is_sent(options: dict[st
     assert not cluster.transport.prompts
 
 
-def test_a_lender_has_one_set_of_terms() -> None:
+def test_other_terms_are_refused_while_somebody_is_at_work_and_taken_when_nobody_is() -> None:
     async def work(cluster: Cluster) -> None:
         await cluster.lender.open(cluster.terms)
-        with pytest.raises(CallError, match=r"with other terms: cap None, not 3, concurrency None, not 2"):
-            await cluster.lender.open(replace(cluster.terms, cap=Decimal(3), concurrency=2))
+        task = asyncio.create_task(cluster.label(texts(200)))
+        await asyncio.sleep(1)
+        others = replace(cluster.terms, cap=Decimal(3), concurrency=2)
+        with pytest.raises(CallError, match=r"with other terms: cap None, not 3, concurrency 1, not 2"):
+            await cluster.lender.open(others)
+        assert states(await task) == {"labelled": 200}
+        await cluster.lender.open(others)
+        with pytest.raises(CallError, match="another job has taken this ledger's lender: cap 3, not None"):
+            await cluster.label(texts(10))
+        assert states(await cluster.label(texts(10), ledger=Borrowed(cluster.lender, others), budget_usd=3)) == {
+            "labelled": 10
+        }
 
-    Cluster().run(work)
+    Cluster(make_terms(concurrency=1)).run(work)
+
+
+def test_nobody_is_lost_because_the_lender_stood_still() -> None:
+    async def work(cluster: Cluster) -> list[bool]:
+        lender, loop = cluster.lender, asyncio.get_running_loop()
+        assert isinstance(loop, JumpingLoop)
+        worker = (await lender.join(cluster.terms)).worker
+        here = []
+        for deaf, seconds in ((0, 4), (60, 0.5), (0, 4), (0, 2)):
+            loop.now += deaf
+            await asyncio.sleep(seconds)
+            here.append(worker in lender._leases)
+            if deaf:
+                await lender.report(worker, Report(0, 0))
+        return here
+
+    assert Cluster(make_terms(patience=5.0)).run(work) == [True, True, True, False]
+
+
+def test_an_account_that_runs_low_stops_all_workers() -> None:
+    def spend(prompt: Prompt, number: int) -> None:
+        cluster.transport._balance = Decimal("0.00005") - number * cluster.charge
+
+    cluster = Cluster(make_terms(concurrency=2), charge=Decimal("0.000001"), fault=spend)
+    results = cluster.run(lambda cluster: gather(cluster, texts(1600), 16))
+    assert {result.error.partition(":")[0] for result in results if result.error} == {"stopped"}
+    assert all("are left on the account" in result.error for result in results if result.error)
+    assert len(cluster.transport.prompts) <= 4
 
 
 def test_a_cap_needs_to_know_what_was_spent_before(tmp_path: Path) -> None:
@@ -809,7 +847,7 @@ def test_a_full_disk_ends_the_part_and_what_is_in_flight_is_kept(tmp_path: Path)
 def test_a_worker_cannot_spend_what_it_was_not_lent_nor_close_what_it_did_not_open() -> None:
     async def work(cluster: Cluster) -> None:
         lender = cluster.lender
-        joined = await lender.join()
+        joined = await lender.join(cluster.terms)
         greedy = Opened(1, joined.job, ("b2:01",), 1, Decimal("0.5"))
         (error,) = await lender.commit(joined.worker, [greedy])
         assert isinstance(error, LeaseLost)
@@ -829,7 +867,7 @@ def test_a_worker_cannot_spend_what_it_was_not_lent_nor_close_what_it_did_not_op
 def test_money_that_a_charge_over_its_reserve_has_taken_is_lent_to_nobody() -> None:
     async def work(cluster: Cluster) -> tuple[list[Any], Decimal]:
         lender, reserve = cluster.lender, Decimal("0.1")
-        workers = [(await lender.join()).worker for _ in range(2)]
+        workers = [(await lender.join(cluster.terms)).worker for _ in range(2)]
         for worker in workers:
             await lender.report(worker, Report(0, 1, cap=Decimal(0), short=reserve))
         first = Opened(1, 1, ("b2:01",), 1, reserve)
@@ -851,7 +889,12 @@ def test_a_batch_is_for_one_process() -> None:
 
     async def work(cluster: Cluster) -> None:
         runner = Runner(
-            TASK, model="m", base_url="http://127.0.0.1:9", batch=True, ledger=Borrowed(cluster.lender), price=PRICE
+            TASK,
+            model="m",
+            base_url="http://127.0.0.1:9",
+            batch=True,
+            ledger=Borrowed(cluster.lender, cluster.terms),
+            price=PRICE,
         )
         with pytest.raises(CallError, match="batch: expected a job of one process"):
             await runner.__aenter__()

@@ -70,7 +70,7 @@ class Cluster:
         given: dict[str, Any] = {
             "model": "m",
             "transport": self.transport,
-            "ledger": Borrowed(self.lender),
+            "ledger": Borrowed(self.lender, self.terms),
             "price": PRICE,
             "budget_usd": self.terms.cap,
             "on_doubt": "hold" if self.terms.hold else "retry",
