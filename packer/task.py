@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from packer.records import Record
 
 # Part of the fingerprint: a change to what prompts.py writes is a change to what the model answers.
-PROMPT_FORMAT = 2
+PROMPT_FORMAT = 3
 _MOST_USD = 1_000_000
 _ROWS_SHOWN = 50  # of the labels, in a notebook
 
