@@ -431,8 +431,8 @@ def test_the_command_tells_of_an_audit_in_a_line_and_in_its_report(
 def test_a_plan_has_what_an_audit_adds(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", *LABEL, "--audit", "0.1", "--budget-usd", "0.05"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "audit about 100 requests more, each of one text, for about $0.0220" in shown
-    assert "does not cover it: it is enough for about 94 %" in shown
+    assert "audit about 100 requests more, each of one text, for about $0.0235" in shown
+    assert "does not cover it: it is enough for about 90 %" in shown
     assert main(["plan", *LABEL, "--budget-usd", "0.05"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "audit" not in shown

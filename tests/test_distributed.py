@@ -146,7 +146,7 @@ def test_a_worker_that_is_killed_in_mid_job_costs_at_most_what_it_had_in_flight(
 
     with running_gateway(Setup(price=PRICE, seconds=0.3)) as gateway:
         killer = when(lambda: len(gateway.log.records) >= 30 and len(labellers()) > 1, kill)
-        given_options = options(gateway, tmp_path, limits=PackLimits(2), concurrency=8, patience=2.0)
+        given_options = options(gateway, tmp_path, limits=PackLimits(2), concurrency=8, patience=5.0)
         results = distributed.label(given, task=TASK, workers=3, part=55, **given_options)
         killer.join(10)
     assert killed
@@ -170,7 +170,7 @@ def test_a_worker_that_is_killed_in_mid_job_costs_at_most_what_it_had_in_flight(
 def test_a_driver_that_is_killed_is_taken_over_by_the_next_one(tmp_path: Path) -> None:
     given = texts(40)
     with running_gateway(Setup(price=PRICE, seconds=0.3)) as gateway:
-        given_options = options(gateway, tmp_path, limits=LONE, concurrency=4, patience=2.0)
+        given_options = options(gateway, tmp_path, limits=LONE, concurrency=4, patience=5.0)
         code = f"""if True:
             import sys, ray
             sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -198,7 +198,7 @@ def test_a_part_whose_workers_die_again_and_again_is_pending(tmp_path: Path, mon
         killer = when(lambda: len(gateway.log.records) >= 3, lambda: os.kill(labellers()[0], signal.SIGKILL))
         with pytest.raises(StoppedError, match="the process that was to label it died 1 times") as stopped:
             distributed.label(
-                texts(40), task=TASK, **options(gateway, tmp_path, limits=LONE, concurrency=2, patience=1.0)
+                texts(40), task=TASK, **options(gateway, tmp_path, limits=LONE, concurrency=2, patience=3.0)
             )
         killer.join()
     results = stopped.value.results

@@ -455,6 +455,8 @@ def test_a_silent_worker_is_found_and_what_it_had_is_lent_again() -> None:
     assert (1 in leases, list(leases), leases.in_flight) == (False, [2], 0)
     lease = leases.report(2, proven(cap=Decimal(0), short=Decimal("0.0005")), 5.2)
     assert (lease.cap, lease.slots) == (Decimal("0.0005"), 4)
+    leases.forgive(10.0)
+    assert leases.find_silent(15.2) == [], "it was the lender that heard nothing"
     # its request had cost less than it could: what it did not take is free at last
     leases.ended(1, Decimal("0.0003"), Decimal("0.0001"))
     assert leases.report(2, proven(cap=Decimal("0.0005"), short=Decimal("0.0009")), 5.3).cap == Decimal("0.0009")

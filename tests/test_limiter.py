@@ -210,6 +210,18 @@ def test_a_lag_of_our_own_asks_for_less_and_one_of_others_does_not() -> None:
     assert work(lambda limit: 0.02) == 128
 
 
+def test_a_loop_of_ours_that_is_behind_probes_for_no_more() -> None:
+    limits = []
+    for lag in (0.0, 0.04):
+        client = at_rest(60)
+        for _ in range(20):
+            client.limiter.waited(client.now, lag)
+            client.succeed(1)
+        limits.append(client.limiter.limit)
+    assert limits[0] > 60
+    assert 50 <= limits[1] <= 60
+
+
 def test_a_probe_that_ends_where_the_one_before_did_waits_longer_for_the_next() -> None:
     client = Client(Limiter())
     client.succeed(4)
