@@ -251,6 +251,7 @@ class SharedJob:
         from ray.exceptions import (  # noqa: PLC0415  as above
             NodeDiedError,
             OutOfMemoryError,
+            RaySystemError,
             RayTaskError,
             WorkerCrashedError,
         )
@@ -261,7 +262,12 @@ class SharedJob:
         try:
             results = ray.get(ref)
         except RayTaskError as error:
-            raise _cause(error) from None
+            cause = _cause(error)
+            if isinstance(cause, RaySystemError):
+                why = str(cause).strip().splitlines()[-1]
+                message = f"a worker cannot read the task ({why}): what it is made of must be installed there"
+                raise CallError(message) from None
+            raise cause from None
         except (WorkerCrashedError, OutOfMemoryError, NodeDiedError):
             why = f"stopped: the process that was to label it died {1 + _TRIES} times"
             yield from (Result(item, Status.PENDING, error=why) for item in items)

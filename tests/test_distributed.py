@@ -1,6 +1,7 @@
 """A real Ray of several worker processes, a real gateway, and a worker that is killed in mid-job."""
 
 import asyncio
+import importlib
 import os
 import signal
 import subprocess
@@ -324,6 +325,19 @@ def test_a_wrong_call_is_one_line_and_nothing_is_sent(
     # no lender is left behind
     with Ledger(tmp_path / "l.db"):
         pass
+
+
+def test_a_record_model_that_workers_do_not_have_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "only_here.py").write_text("import pydantic\nclass Person(pydantic.BaseModel):\n    age: int\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    task = Task(record=importlib.import_module("only_here").Person)
+    with running_gateway(Setup(price=PRICE)) as gateway:
+        with pytest.raises(
+            CallError, match=r"a worker cannot read the task \(.*No module named 'only_here'\)"
+        ) as wrong:
+            distributed.label(["one"], task=task, **options(gateway, tmp_path))
+        assert "\n" not in str(wrong.value)
+        assert not gateway.log.records
 
 
 def test_a_driver_with_other_terms_takes_over_a_job_that_nobody_is_at_work_on(tmp_path: Path) -> None:
