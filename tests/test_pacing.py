@@ -166,7 +166,7 @@ def test_a_paced_job_uses_the_bucket_up_and_is_hardly_ever_refused(
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("setup", [Setup(rpm=120), Setup(tpm=23_600)], ids=["requests", "tokens"])
+@pytest.mark.parametrize("setup", [Setup(rpm=120), Setup(tpm=26_900)], ids=["requests", "tokens"])
 def test_a_job_is_not_refused_by_a_gateway_that_tells_of_its_buckets(setup: Setup) -> None:
     # a bucket that is full at the start, and is empty before the job is at its end
     with running_gateway(setup) as gateway:
