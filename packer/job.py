@@ -135,7 +135,9 @@ class Job:
                 return None
             pack, record = work
             max_tokens = self.requests.max_tokens(pack, least=record.allowance)
-            tokens = self.requests.estimate(pack) + max_tokens
+            # a bucket holds the model's tokens; where those are fewer than ours, that is so on average, and not of each
+            counted = self.requests.estimate(pack)
+            tokens = max(counted, self.requests.scale.estimate(counted)) + max_tokens
             worst = self.requests.worst(pack, max_tokens)
             cap = self.requests.limits.max_request_usd
             if max_tokens < 1 or (cap is not None and worst is not None and worst > cap):
