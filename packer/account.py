@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from packer.books import Books
 from packer.budget import Budget
+from packer.exchange import Charge
 from packer.ledger import AttemptState
 from packer.limiter import Limiter
 from packer.pacing import Pacer
@@ -107,25 +108,16 @@ class Account:
 
     def book(self, route: Route, verdict: Verdict) -> None:
         """Book the money of a request that has ended, once its verdict is committed."""
-        request, budget, books = verdict.request, self.budget, route.books
-        reserve = request.reserve or Decimal(0)
-        books.told(verdict.usage, verdict.balance)
-        if verdict.state is AttemptState.DOUBT:
-            budget.hold(reserve)
-            books.doubted(texts=len(request.pack), priced=request.reserve is not None)
-        elif verdict.state is AttemptState.FREED:
-            budget.release(reserve)
-        elif verdict.charge is None:
-            books.unpriced += 1
-        else:
-            budget.settle(reserve, verdict.charge.usd)
-            books.charged(verdict.charge)
-            if request.reserve is not None and verdict.charge.usd > reserve:
-                self.close(
-                    route,
-                    f"a request was charged {verdict.charge.usd} USD, over its worst case of {reserve} USD: "
-                    "the price that is known for this model is not the gateway's",
-                )
+        reserve, charge, texts = verdict.request.reserve, verdict.charge, len(verdict.request.pack)
+        route.books.told(verdict.usage, verdict.balance)
+        book_end(self.budget, route.books, verdict.state, reserve=reserve, charge=charge, texts=texts)
+        is_settled = verdict.state is AttemptState.SETTLED
+        if is_settled and charge is not None and reserve is not None and charge.usd > reserve:
+            self.close(
+                route,
+                f"a request was charged {charge.usd} USD, over its worst case of {reserve} USD: "
+                "the price that is known for this model is not the gateway's",
+            )
 
     def wake(self) -> None:
         """A request has ended: money and room may have come back to anybody. Who has least under way looks first."""
@@ -150,3 +142,20 @@ class Account:
         for member in self.members:
             if member.is_waiting():
                 member.stop(reason)
+
+
+def book_end(
+    budget: Budget, books: Books, state: AttemptState, *, reserve: Decimal | None, charge: Charge | None, texts: int
+) -> None:
+    """Book that a request for so many `texts` has ended in `state`; its `reserve` and `charge`, None where unknown."""
+    held = reserve or Decimal(0)
+    if state is AttemptState.DOUBT:
+        budget.hold(held)
+        books.doubted(texts=texts, priced=reserve is not None)
+    elif state is AttemptState.FREED:
+        budget.release(held)
+    elif charge is None:
+        books.unpriced += 1
+    else:
+        budget.settle(held, charge.usd)
+        books.charged(charge)

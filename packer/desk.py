@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from packer import failpoints
 from packer.account import Account, Route
@@ -110,8 +111,7 @@ class Desk:
 
     async def start_job(self, task: Task, model: str, ask: str) -> int:
         """A number in the ledger for whoever asks; its spending is that of the job."""
-        about = {"task": task.fingerprint, "model": model, "parameters": dict(PARAMETERS)}
-        about |= {"ask": ask} if ask else {}
+        about = tell_job(task.fingerprint, model) | ({"ask": ask} if ask else {})
         failpoints.reach("job: about to be noted in the ledger")
         number = await self.journal.ask(lambda ledger: ledger.start_job(self.name, about))
         failpoints.reach("job: noted")
@@ -140,6 +140,11 @@ class Desk:
     def spent(self, ask: str) -> Spent:
         """What those took who ask in this way."""
         return self._spent.get(ask, Spent())
+
+
+def tell_job(task: str, model: str) -> dict[str, Any]:
+    """What the ledger keeps of a job: the fingerprint of its `task`, its model, and how that is asked."""
+    return {"task": task, "model": model, "parameters": dict(PARAMETERS)}
 
 
 def open_account(ledger: Ledger, name: str, *, cap: Decimal | None, hold: bool) -> Account:

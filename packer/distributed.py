@@ -354,14 +354,8 @@ class _Way:
         await self._call(self._actor.leave.remote(worker, statistics, closed))
 
     async def _call(self, call: Awaitable[Any]) -> Any:
-        from ray.exceptions import RayActorError, RayTaskError  # noqa: PLC0415  an extra
-
-        try:
+        with _own_errors(self._name):
             return await call
-        except RayTaskError as error:
-            raise _cause(error) from None
-        except RayActorError:
-            raise _gone(self._name) from None
 
 
 def _start_lender(name: str, ledger: str | None, terms: Terms) -> None:
@@ -393,10 +387,18 @@ def _start_lender(name: str, ledger: str | None, terms: Terms) -> None:
 
 def _ask(actor: Any, name: str, method: str, *arguments: Any) -> Any:
     import ray  # noqa: PLC0415  an extra
-    from ray.exceptions import RayActorError, RayTaskError  # noqa: PLC0415  as above
+
+    with _own_errors(name):
+        return ray.get(getattr(actor, method).remote(*arguments))
+
+
+@contextlib.contextmanager
+def _own_errors(name: str) -> Iterator[None]:
+    """What a lender raised is raised here as it was; that it is gone is a `LedgerError`."""
+    from ray.exceptions import RayActorError, RayTaskError  # noqa: PLC0415  an extra
 
     try:
-        return ray.get(getattr(actor, method).remote(*arguments))
+        yield
     except RayTaskError as error:
         raise _cause(error) from None
     except RayActorError:

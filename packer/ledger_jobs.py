@@ -156,33 +156,32 @@ def read_entry(file: LedgerFile, job: int) -> JobEntry | None:
     rows = file.read(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?", (job,))  # noqa: S608  constants
     if not rows:
         return None
-    ident, name, about, started, ended, outcome, statistics, _ = file.sound(rows[0], f"job {job}")
-    return JobEntry(
-        id=ident,
-        name=name,
-        about=json.loads(about),
-        started=read_time(started),
-        ended=None if ended is None else read_time(ended),
-        outcome=outcome,
-        statistics=None if statistics is None else json.loads(statistics),
-    )
+    return JobEntry(**_read_row(file, rows[0]))
+
+
+def _read_row(file: LedgerFile, row: Row) -> dict[str, Any]:
+    """What a job's row says, by the names of `JobEntry`."""
+    ident, name, about, started, ended, outcome, statistics, _ = file.sound(row, f"job {row[0]}")
+    return {
+        "id": ident,
+        "name": name,
+        "about": json.loads(about),
+        "started": read_time(started),
+        "ended": None if ended is None else read_time(ended),
+        "outcome": outcome,
+        "statistics": None if statistics is None else json.loads(statistics),
+    }
 
 
 def _read_job(file: LedgerFile, row: Row, booked: list[Row], answers: int) -> JobRecord:
-    ident, name, about, started, ended, outcome, statistics, _ = file.sound(row, f"job {row[0]}")
+    entry = _read_row(file, row)
     sums = {state: total for state, _, _, total, _, _ in booked}
     settled, assumed = sums.get(AttemptState.SETTLED, 0), sum(row[4] for row in booked)
     counts = {state: count for state, count, *_ in booked}
-    last = max([started, ended or 0, *(alive for _, _, alive, *_ in booked)])
+    signs = [entry["started"], entry["ended"] or entry["started"], *(read_time(alive) for _, _, alive, *_ in booked)]
     return JobRecord(
-        id=ident,
-        name=name,
-        about=json.loads(about),
-        started=read_time(started),
-        ended=None if ended is None else read_time(ended),
-        seen=read_time(last),
-        outcome=outcome,
-        statistics=None if statistics is None else json.loads(statistics),
+        **entry,
+        seen=max(signs),
         requests=sum(counts.values()),
         in_flight=counts.get(AttemptState.OPEN, 0),
         answers=answers,

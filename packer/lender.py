@@ -16,15 +16,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from packer.account import Account
-from packer.desk import open_account
+from packer.account import Account, book_end
+from packer.desk import open_account, tell_job
 from packer.errors import CallError, LeaseLost, LedgerError, PackerError, StoppedError
 from packer.events import Statistics, statistics_adapter
 from packer.journal import Found, Journal
 from packer.leases import Joined, Lease, Leases, Report, Terms
 from packer.ledger import AttemptState, Closed, Opened
 from packer.limiter import Limiter
-from packer.requests import PARAMETERS
 
 MOST_IN_CLUSTER = 4096  # requests, of all workers together
 _LOOK = 0.25  # seconds between two looks at who is silent
@@ -212,7 +211,7 @@ class Lender:
         spent = budget.settled + budget.in_doubt + budget.reserved
         limiter = Limiter(cap=MOST_IN_CLUSTER, fixed=terms.concurrency)
         self._leases = Leases(limiter, terms.cap, spent, terms.patience)
-        about = {"task": terms.task, "model": terms.model, "parameters": dict(PARAMETERS)}
+        about = tell_job(terms.task, terms.model)
         self._job = await self._journal.ask(lambda ledger: ledger.start_job(terms.name, about))
         self._watch = asyncio.create_task(self._watch_silence())
 
@@ -256,28 +255,18 @@ class Lender:
         self._book(worker, sent, change, was_lost=was_lost)
 
     def _book(self, worker: int, sent: _Sent, change: Closed, *, was_lost: bool) -> None:
-        budget, books, reserve = self._account.budget, self._account.earlier, sent.reserve or Decimal(0)
+        budget, books, texts = self._account.budget, self._account.earlier, len(sent.keys)
+        is_doubt = change.state is AttemptState.DOUBT
         if was_lost:
             self._account.doubtful.difference_update(sent.keys)
-            budget.reopen(reserve)
-            books.reopened(texts=len(sent.keys), priced=sent.reserve is not None)
-        booked: Decimal | None = Decimal(0)
-        if change.state is AttemptState.DOUBT:
-            budget.hold(reserve)
-            books.doubted(texts=len(sent.keys), priced=sent.reserve is not None)
-            booked = sent.reserve
-            if self._terms.hold:
-                self._account.doubtful.update(sent.keys)
-        elif change.state is AttemptState.FREED:
-            budget.release(reserve)
-        elif change.charge is None:
-            books.unpriced += 1
-        else:
-            budget.settle(reserve, change.charge.usd)
-            books.charged(change.charge)
-            booked = change.charge.usd
+            budget.reopen(sent.reserve or Decimal(0))
+            books.reopened(texts=texts, priced=sent.reserve is not None)
+        if is_doubt and self._terms.hold:
+            self._account.doubtful.update(sent.keys)
         books.told(change.usage, None)
-        self._leases.ended(worker, sent.reserve, booked)
+        book_end(budget, books, change.state, reserve=sent.reserve, charge=change.charge, texts=texts)
+        charged = None if change.charge is None else change.charge.usd
+        self._leases.ended(worker, sent.reserve, sent.reserve if is_doubt else charged)
 
     async def _watch_silence(self) -> None:
         """Let silent workers go, and nobody where it was this process that stood still: their calls wait in line."""
