@@ -31,6 +31,7 @@ from packer.errors import (
     TaskError,
     TransportError,
 )
+from packer.events import Statistics
 from packer.exchange import Bucket, Buckets, Charge, ChargeSource, Prompt, Reply
 from packer.items import Item, Result, Status
 from packer.leases import Joined, Lease, Report, Terms
@@ -481,11 +482,10 @@ class Cut(Lender):
             await super().leave(worker, statistics, closed)
 
 
-async def lose_one(cluster: Cluster, given: list[str], *, mend: bool) -> list[Result]:
+async def lose_one(cluster: Cluster, given: list[str], *, mend: bool) -> tuple[list[Result], Statistics]:
     """Label by three workers, of which the second is cut off in mid-job; its part is labelled again by a fourth."""
-    lender = cluster.lender = Cut(cluster.ledger, cluster.terms)
-    await lender.open(cluster.terms)
-    some = parts(given, 3)
+    lender, some = cluster.lender, parts(given, 3)
+    assert isinstance(lender, Cut)
     tasks = [asyncio.create_task(cluster.label(part)) for part in some]
     await asyncio.sleep(2.5)
     (lender.cut if mend else lender.killed).add(2)
@@ -495,7 +495,7 @@ async def lose_one(cluster: Cluster, given: list[str], *, mend: bool) -> list[Re
     lender.mended.set()
     with pytest.raises(LeaseLost if mend else Killed):
         await tasks[1]
-    return [*first, *fourth, *third]
+    return [*first, *fourth, *third], await lender.statistics()
 
 
 @pytest.mark.parametrize("cap", [None, Decimal("0.02")])
@@ -504,14 +504,9 @@ def test_what_a_lost_worker_has_labelled_is_not_bought_again_and_what_it_had_sen
     on_doubt: str, cap: Decimal | None, tmp_path: Path
 ) -> None:
     path, given = tmp_path / "l.db", texts(900)
-    cluster = Cluster(make_terms(hold=on_doubt == "hold", cap=cap, concurrency=6), path)
+    cluster = Cluster(make_terms(hold=on_doubt == "hold", cap=cap, concurrency=6), path, kind=Cut)
 
-    async def work(cluster: Cluster) -> tuple[list[Result], Any]:
-        await cluster.lender.close()
-        results = await lose_one(cluster, given, mend=False)
-        return results, await cluster.lender.statistics()
-
-    results, statistics = cluster.run(work)
+    results, statistics = cluster.run(lambda cluster: lose_one(cluster, given, mend=False))
     check_labels(results, given)
     with check_ledger(path) as ledger:
         doubts = list(ledger.attempts_in_doubt())
@@ -531,14 +526,9 @@ def test_what_a_lost_worker_has_labelled_is_not_bought_again_and_what_it_had_sen
 
 def test_what_a_lost_worker_tells_after_all_is_booked_and_kept(tmp_path: Path) -> None:
     path, given = tmp_path / "l.db", texts(900)
-    cluster = Cluster(make_terms(cap=Decimal("0.02"), concurrency=6), path)
+    cluster = Cluster(make_terms(cap=Decimal("0.02"), concurrency=6), path, kind=Cut)
 
-    async def work(cluster: Cluster) -> tuple[list[Result], Any]:
-        await cluster.lender.close()
-        results = await lose_one(cluster, given, mend=True)
-        return results, await cluster.lender.statistics()
-
-    results, statistics = cluster.run(work)
+    results, statistics = cluster.run(lambda cluster: lose_one(cluster, given, mend=True))
     check_labels(results, given)
     assert states(results) == {"labelled": 900}
     with check_ledger(path) as ledger:
@@ -572,12 +562,11 @@ def test_whatever_workers_are_killed_money_and_answers_are_right(seed: int) -> N
     hold = rng.random() < 0.5
     given = texts(rng.randrange(50, 400))
     terms = make_terms(cap=cap, hold=hold, concurrency=rng.choice([None, 2, 9]), patience=1.0)
-    cluster = Cluster(terms, None, Decimal("0.00004"), limits=PackLimits(rng.choice([1, 4, 10])))
+    cluster = Cluster(terms, None, Decimal("0.00004"), limits=PackLimits(rng.choice([1, 4, 10])), kind=Cut)
 
     async def work(cluster: Cluster) -> Any:
-        await cluster.lender.close()
-        lender = cluster.lender = Cut(None, terms)
-        await lender.open(terms)
+        lender = cluster.lender
+        assert isinstance(lender, Cut)
 
         async def label(part: Any) -> list[Result]:
             while True:
@@ -589,8 +578,7 @@ def test_whatever_workers_are_killed_money_and_answers_are_right(seed: int) -> N
                     return await task
 
         found = await asyncio.gather(*(label(part) for part in parts(given, 3)))
-        await asyncio.sleep(2)
-        await asyncio.sleep(1)  # whoever was silent is found
+        await asyncio.sleep(3)  # whoever was silent is found
         ledger = await lender._journal.ask(lambda ledger: (ledger.verify(), ledger.statistics()))
         return [result for some in found for result in some], await lender.statistics(), *ledger
 

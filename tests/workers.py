@@ -32,7 +32,7 @@ def make_terms(**given: Any) -> Terms:
 
 @dataclass
 class Cluster:
-    """A lender on `terms`, and one gateway for all."""
+    """A lender on `terms`, of a `kind` that may fail, and one gateway for all."""
 
     terms: Terms = field(default_factory=make_terms)
     ledger: Path | None = None
@@ -40,6 +40,7 @@ class Cluster:
     seconds: float | Callable[[int], float] = 1.0
     fault: Any = None
     limits: PackLimits = field(default_factory=lambda: PackLimits(10))
+    kind: type[Lender] = Lender
     lender: Lender = field(init=False)
     transport: FakeTransport = field(init=False)
 
@@ -56,7 +57,7 @@ class Cluster:
         """What `work` gives, with the lender open."""
 
         async def main() -> Any:
-            self.lender = Lender(self.ledger, self.terms)
+            self.lender = self.kind(self.ledger, self.terms)
             await self.lender.open(self.terms)
             try:
                 return await work(self)
