@@ -17,6 +17,7 @@ from packer.errors import Failure
 from packer.exchange import ChargeSource
 from packer.ledger import Attempt, AttemptState, JobEntry, JobRecord
 from packer.recording import FAILURES, MOST_MOMENTS, Moment
+from packer.usage import to_nano, to_usd
 
 _WHOLE = re.compile(r"([0-9]+) of \1 answers")
 _LAST = 30  # of what went wrong
@@ -113,8 +114,8 @@ class Course:
             requests=self.requests,
             in_flight=len(self.open),
             answers=self.answers,
-            least=_usd(settled - self._assumed),
-            most=_usd(settled + doubt + self._reserved),
+            least=to_usd(settled - self._assumed),
+            most=to_usd(settled + doubt + self._reserved),
             unpriced=self._unpriced,
         )
 
@@ -134,8 +135,8 @@ class Course:
                 failed=0,
                 requests=sums["left"],
                 refused=sums["refused"],
-                settled=_usd(sums["settled"]),
-                in_doubt=_usd(sums["doubt"]),
+                settled=to_usd(sums["settled"]),
+                in_doubt=to_usd(sums["doubt"]),
                 in_flight=max(sums["left"] - sums["back"], 0),  # a clock may be put back
                 limit=0,
                 pack_size=0,
@@ -167,8 +168,4 @@ def _name_outcome(attempt: Attempt) -> str:
 
 
 def _nano(usd: Decimal | None) -> int:
-    return 0 if usd is None else int(usd.scaleb(9))
-
-
-def _usd(nano: int) -> Decimal:
-    return Decimal(nano).scaleb(-9)
+    return 0 if usd is None else to_nano(usd)
